@@ -1,0 +1,30 @@
+"""1x1 convolution on a CPU: one GEMM on the strided slice, then the norm in place."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.activation import IN_PLACE, Activation
+
+
+def pointwise(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: Activation = "identity",
+    residual: Tensor | None = None,
+) -> Tensor:
+    # NHWC makes the convolution a matrix product, and BLAS reads the slice through its leading
+    # dimension: no weight is copied or reordered, unlike in a convolution call.
+    if scale is None:
+        y = F.linear(x, weight, shift)
+    else:
+        y = F.linear(x, weight)
+        if shift is None:
+            y.mul_(scale)
+        else:
+            torch.addcmul(shift, y, scale, out=y)
+    if residual is not None:
+        y.add_(residual)
+    return IN_PLACE[activation](y)

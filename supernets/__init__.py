@@ -1,0 +1,37 @@
+"""Weight-shared supernets: create, call with a subnet, make resident, calibrate, train, extract.
+
+Members are loaded when they are first used, so that a process which needs only the pure parts
+(`supernets.space`, `supernets.pareto`, `supernets.digits_data`) never imports torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MEMBERS = {
+    "create_supernet": "supernets.registry",
+    "list_supernets": "supernets.registry",
+    "register_supernet": "supernets.registry",
+    "Supernet": "supernets.supernet",
+    "Preprocessing": "supernets.supernet",
+    "ResidentForm": "supernets.supernet",
+    "extract": "supernets.extraction",
+    "calibrate": "supernets.calibration",
+    "train": "supernets.training",
+    "TrainOptions": "supernets.training",
+    "save": "supernets.checkpoint",
+    "Subnet": "supernets.space",
+    "SearchSpace": "supernets.space",
+    "StagedSpace": "supernets.space",
+    "CheckpointError": "supernets.errors",
+    "MissingStatistics": "supernets.statistics",
+}
+
+__all__ = list(_MEMBERS)  # noqa: PLE0605 - the names above, loaded on first use
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MEMBERS:
+        raise AttributeError(f"module 'supernets' has no attribute {name!r}")
+    value = getattr(import_module(_MEMBERS[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,197 @@
+"""Supernets on disk: safetensors with the architecture, the labels and the statistics inside."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from supernets.errors import CheckpointError
+from supernets.fingerprint import FORMAT, STATISTICS_PREFIX, read_metadata
+from supernets.space import Subnet
+from supernets.statistics import LayerStatistics, SubnetStatistics
+from supernets.supernet import Preprocessing, Supernet
+
+FOREIGN = {".pt", ".pth", ".bin", ""}  # the published OFA files have no extension at all
+
+
+def save(net: Supernet, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write weights, architecture, labels, preprocessing and statistics to one safetensors file.
+
+    ``dtype`` is what weights and statistics are rounded to in the file. Shared statistics of a
+    foreign checkpoint are kept too, and stay marked as such.
+    """
+    path = Path(path)
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in net.state_dict().items()}
+    subnets = []
+    for subnet in net.statistics:
+        tensors[f"{STATISTICS_PREFIX}{subnet.id}"] = _pack(net.statistics[subnet]).to(dtype)
+        subnets.append(subnet.to_json())
+    if net.statistics.shared is not None:
+        tensors[f"{STATISTICS_PREFIX}shared"] = _pack(net.statistics.shared).to(dtype)
+    metadata = {
+        "format": FORMAT,
+        "name": net.name,
+        "definition": json.dumps(net.definition()),
+        "labels": json.dumps(net.labels),
+        "preprocessing": json.dumps(net.preprocessing.to_json()),
+        "subnets": json.dumps(subnets),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata)
+
+
+def read_definition(path: Path, name: str) -> dict[str, Any]:
+    """The arguments that build the architecture; nothing for a foreign file.
+
+    Raises `CheckpointError` when the file is of another supernet.
+    """
+    if path.suffix in FOREIGN:
+        return {}
+    metadata = read_metadata(path)
+    if metadata["name"] != name:
+        raise CheckpointError(
+            f"{path} holds the supernet {metadata['name']!r}, not {name!r}; "
+            f"use create_supernet({metadata['name']!r}, checkpoint=...)"
+        )
+    definition = json.loads(metadata["definition"])
+    if not isinstance(definition, dict):
+        raise CheckpointError(f"{path}: its definition is not an object")
+    return definition
+
+
+def load_into(net: Supernet, path: Path) -> None:
+    """Load weights and statistics; every key and shape is checked before anything is changed.
+
+    Raises `CheckpointError` listing the problems.
+    """
+    if path.suffix in FOREIGN:
+        _load_foreign(net, path)
+        return
+    metadata = read_metadata(path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+    packed = {
+        name.removeprefix(STATISTICS_PREFIX): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(STATISTICS_PREFIX)
+    }
+    _check_weights(net, tensors, path)
+    subnets = [net.space.from_json(entry) for entry in json.loads(metadata["subnets"])]
+    statistics = _statistics(net, subnets, packed, path)
+    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    for subnet, entry in statistics.items():
+        net.statistics[subnet] = entry
+    if "shared" in packed:
+        layout = {layer: len(norm.weight) for layer, norm in net.norms().items()}
+        net.statistics.shared = _unpack(packed["shared"], layout)
+    net.labels = tuple(json.loads(metadata["labels"]))
+    net.preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
+
+
+def _check_weights(net: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    problems = [f"missing: {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, not {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    problems += [f"{name} is not finite" for name, t in tensors.items() if not t.isfinite().all()]
+    if problems:
+        raise CheckpointError(f"{path} does not fit this supernet", problems)
+
+
+def _statistics(
+    net: Supernet, subnets: list[Subnet], packed: dict[str, Tensor], path: Path
+) -> dict[Subnet, SubnetStatistics]:
+    found, problems = {}, []
+    for subnet in subnets:
+        layout = active_channels(net, subnet)
+        tensor = packed.get(subnet.id)
+        total = sum(layout.values())
+        if tensor is None:
+            problems.append(f"missing: statistics of subnet {subnet.id} ({subnet})")
+        elif tuple(tensor.shape) != (2, total):
+            problems.append(
+                f"statistics of subnet {subnet.id} have shape {tuple(tensor.shape)}, not {(2, total)}"
+            )
+        elif not tensor.isfinite().all() or tensor[1].min() < 0:
+            problems.append(f"statistics of subnet {subnet.id} are not finite variances")
+        else:
+            found[subnet] = _unpack(tensor, layout)
+    if problems:
+        raise CheckpointError(f"{path} has wrong statistics", problems)
+    return found
+
+
+def active_channels(net: Supernet, subnet: Subnet) -> dict[int, int]:
+    """Layer id -> channels that this subnet normalises there, in execution order."""
+    channels: dict[int, int] = {}
+
+    def record(x: Tensor, layer: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ARG001
+        channels[layer] = len(weight)
+        return x
+
+    # Shapes alone are wanted, so the pass runs on the meta device: no arithmetic, no weights read.
+    shape = net.preprocessing
+    state = {k: v.to("meta") for k, v in net.state_dict().items()}
+    image = torch.zeros(1, shape.channels, shape.height, shape.width, device="meta")
+    torch.func.functional_call(_Runner(net), _prefixed(state), (image, subnet, record))
+    return channels
+
+
+class _Runner(torch.nn.Module):
+    """`Supernet.run` as a forward, which is what ``functional_call`` can call."""
+
+    def __init__(self, net: Supernet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *args: Any) -> Tensor:
+        return self.net.run(*args)
+
+
+def _prefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"net.{name}": tensor for name, tensor in state.items()}
+
+
+def _pack(statistics: SubnetStatistics) -> Tensor:
+    """[2, total]: the means of all layers side by side, then the variances."""
+    means = torch.cat([entry.mean for entry in statistics.values()])
+    return torch.stack([means, torch.cat([entry.var for entry in statistics.values()])])
+
+
+def _unpack(packed: Tensor, layout: dict[int, int]) -> dict[int, LayerStatistics]:
+    parts = packed.float().split(list(layout.values()), dim=1)
+    return {
+        layer: LayerStatistics(part[0].clone(), part[1].clone())
+        for layer, part in zip(layout, parts, strict=True)
+    }
+
+
+def _load_foreign(net: Supernet, path: Path) -> None:
+    """A checkpoint of another project; only the family knows its names."""
+    loader = getattr(net, "load_ofa_state_dict", None)
+    if loader is None:
+        raise CheckpointError(f"{net.name} reads no foreign checkpoints such as {path}")
+    try:
+        # weights_only: a pickle may not run code. Published files were written on a GPU.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is no readable checkpoint: cut off, or it holds more than tensors"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} holds no state dict")
+    loader(state)

@@ -1,0 +1,55 @@
+"""Which weights a checkpoint holds, told from its bytes. No torch, so that any process may ask."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from supernets.errors import CheckpointError
+
+STATISTICS_PREFIX = "statistics/"
+FORMAT = "superserve.supernet/1"
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The string metadata of a safetensors file; `CheckpointError` if it is none of ours."""
+    header, _ = _read_header(path)
+    metadata = header.get("__metadata__", {})
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is no SuperServe checkpoint (its metadata has no format {FORMAT}); "
+            "write one with supernets.save(net, path)"
+        )
+    return {str(k): str(v) for k, v in metadata.items()}
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 over all weights by name, without the statistics: what a latency profile is bound to.
+
+    Recalibrating changes no latency, so it leaves this hash as it is.
+    """
+    header, data = _read_header(path)
+    digest = hashlib.sha256()
+    for name in sorted(header):
+        if name == "__metadata__" or name.startswith(STATISTICS_PREFIX):
+            continue
+        entry = header[name]
+        start, end = entry["data_offsets"]
+        digest.update(f"{name}:{entry['dtype']}:{entry['shape']}\n".encode())
+        digest.update(data[start:end])
+    return digest.hexdigest()
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], memoryview]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    try:
+        size = int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8 : 8 + size])
+        if not isinstance(header, dict):
+            raise TypeError(header)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, or it is cut off") from error
+    return header, memoryview(raw)[8 + size :]

@@ -1,0 +1,93 @@
+"""Supernets by name: ours, a user's own, and those of installed packages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from supernets.supernet import Supernet
+
+ENTRY_POINT_GROUP = "superserve.supernets"
+Builder = Callable[..., Supernet]
+F = TypeVar("F", bound=Builder)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A constructor, and the checkpoint that comes with it, if any."""
+
+    builder: Builder
+    weights: Path | None = None
+
+
+_REGISTRY: dict[str, Registration] = {}
+
+
+def register_supernet(*, weights: Path | None = None) -> Callable[[F], F]:
+    """Make a constructor function available by its own name; a name taken is a ``KeyError``.
+
+    The function takes keyword arguments only, ``num_classes`` among them, all with defaults.
+    ``weights`` is a checkpoint that `create_supernet` loads when it is given none.
+    """
+
+    def register(builder: F) -> F:
+        name = builder.__name__
+        taken = _REGISTRY.get(name)
+        if taken is not None and taken.builder.__module__ != builder.__module__:
+            raise KeyError(
+                f"a supernet named {name!r} is registered already, by {taken.builder.__module__}"
+            )
+        _REGISTRY[name] = Registration(builder, weights)
+        return builder
+
+    return register
+
+
+def list_supernets() -> list[str]:
+    """All names, sorted; loads the entry points of installed packages."""
+    _load_builtin()
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name not in _REGISTRY:
+            entry.load()
+    return sorted(_REGISTRY)
+
+
+def create_supernet(
+    name: str,
+    checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    *,
+    pretrained: bool = True,
+    **options: Any,
+) -> Supernet:
+    """Build a supernet and load its weights.
+
+    ``checkpoint`` is a file of `supernets.checkpoint.save` (the architecture then comes from the
+    file) or a foreign ``.pt``/``.pth`` file that the family reads. Without it the weights are those
+    that the supernet ships, and random where it ships none or ``pretrained`` is false. Raises ``KeyError`` for an unknown
+    name, listing those that exist, and `CheckpointError` for a wrong file.
+    """
+    from supernets.checkpoint import load_into, read_definition
+
+    _load_builtin()
+    if name not in _REGISTRY:
+        known = list_supernets()
+        if name not in _REGISTRY:
+            raise KeyError(f"no supernet is named {name!r}; there are {', '.join(known)}")
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    registration = _REGISTRY[name]
+    if checkpoint is None and pretrained and not options:
+        checkpoint = registration.weights
+    if checkpoint is None:
+        return registration.builder(**options)
+    path = Path(checkpoint)
+    net = registration.builder(**{**read_definition(path, name), **options})
+    load_into(net, path)
+    return net.eval()
+
+
+def _load_builtin() -> None:
+    import supernets.digits
+    import supernets.ofa_mobilenetv3  # noqa: F401 - importing registers

@@ -1,0 +1,118 @@
+"""What every supernet is: weights shared by all its subnets, called with the subnet as argument."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from kernels.arena import Arena
+from supernets.operators import SubnetNorm
+from supernets.space import SearchSpace, Subnet
+from supernets.statistics import Normalisation, Recorded, StatisticsTable, batch_statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an image becomes the input: resize the shorter side, crop, ``(x / 255 - mean) / std``.
+
+    ``crop`` is the share of the shorter side that is kept. ``ink_on_dark`` says that the network
+    expects bright strokes on a dark ground; the server inverts an image whose border is bright.
+    """
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: float = 1.0
+    ink_on_dark: bool = False
+
+    @classmethod
+    def imagenet(cls, size: int) -> Self:
+        """The evaluation preprocessing of ImageNet models, crop share 0.875."""
+        return cls(size, size, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop=0.875)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        fields = dict(document)
+        for name in ("mean", "std"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+class Supernet(nn.Module, ABC):
+    """The trainable form. Families implement `run` and `extract`; the rest is common.
+
+    ``net(x, subnet)`` in training mode normalises with batch statistics; in evaluation mode with
+    the subnet's own, and raises `MissingStatistics` where there are none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        space: SearchSpace,
+        preprocessing: Preprocessing,
+        labels: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.name, self.space, self.preprocessing = name, space, preprocessing
+        self.labels = tuple(labels)
+        self.statistics = StatisticsTable()
+
+    @abstractmethod
+    def run(self, x: Tensor, subnet: Subnet, normalise: Normalisation) -> Tensor:
+        """Logits [N, classes] of images ``x`` [N, C, H, W] with this subnet and these norms."""
+
+    @abstractmethod
+    def extract(self, subnet: Subnet) -> nn.Module:
+        """The subnet as a plain module in evaluation mode that shares no storage with this one."""
+
+    @abstractmethod
+    def definition(self) -> dict[str, Any]:
+        """The arguments that build this architecture again, as JSON."""
+
+    def forward(self, x: Tensor, subnet: Subnet) -> Tensor:
+        """Logits [N, classes] of ``x`` [N, C, H, W], already preprocessed."""
+        if self.training:
+            return self.run(x, subnet, batch_statistics)
+        return self.run(x, subnet, Recorded(self.statistics[subnet]))
+
+    def resident(
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "ResidentForm":
+        """The form that serves: every tensor a view of one arena. See `supernets.resident`."""
+        from supernets.resident import ResidentCopy
+
+        return ResidentCopy(self, torch.device(device), dtype)
+
+    def norms(self) -> dict[int, SubnetNorm]:
+        """Layer id -> SubnetNorm; empty for families without batch normalisation."""
+        return {m.layer: m for m in self.modules() if isinstance(m, SubnetNorm)}
+
+
+class ResidentForm(ABC):
+    """A supernet whose weights, derived weights and norm tables lie in one arena on one device."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def __call__(self, x: Tensor, subnet: Subnet) -> Tensor:
+        """Logits [N, classes] of ``x`` [N, C, H, W] on `device`; raises `MissingStatistics`."""
+
+    @abstractmethod
+    def tensors(self, subnet: Subnet) -> dict[str, Tensor]:
+        """Every tensor that a call with this subnet reads, by name: all views of the arena."""
+
+    @property
+    @abstractmethod
+    def arena(self) -> Arena:
+        """The one buffer."""

@@ -1,0 +1,127 @@
+"""The one source of every default. Strongest first: command line, environment, TOML file, default."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from superserve.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "SUPERSERVE_"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How one server runs. Milliseconds appear here because this is an edge: people type them."""
+
+    supernet: str = "digits"
+    checkpoint: str = ""  # a safetensors file; empty = the one that the supernet ships
+    accuracy_card: str = ""  # empty = the card beside the checkpoint
+    plugins: tuple[str, ...] = ()  # modules to import first: they register supernets
+    policy: str = "default"  # a name in POLICIES, or package.module:Class
+    policy_options: tuple[str, ...] = ()  # "key=value", passed to the policy's constructor
+    host: str = "127.0.0.1"
+    port: int = 8000
+    devices: tuple[str, ...] = ("cpu",)  # one worker each: cpu, cuda:0, emulated
+    threads: int = 1  # of each CPU worker
+    credits: int = 1  # dispatches that a worker may hold; 2 overlaps transfer with computation
+    slo_ms: float = 100.0  # of a request that names none
+    max_slo_ms: float = 60_000.0
+    late: str = "drop"  # drop | serve: what becomes of a query that can no longer be on time
+    margin_ms: float = 1.0  # planned on top of the profiled p99: queueing, transfer, answer
+    slots: int = 1024  # images in the server at once; one more is answered 503
+    max_body_bytes: int = 16 * 2**20
+    max_pixels: int = 24_000_000
+    max_images: int = 64  # in one request
+    body_timeout_s: float = 15.0
+    decode_threads: int = 1
+    drain_s: float = 10.0  # after SIGTERM
+    worker_start_s: float = 120.0
+    worker_hang_s: float = 10.0  # a dispatch that is this late means the worker hangs
+    allow_uncalibrated: bool = False
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        positive = ("threads", "credits", "slo_ms", "max_slo_ms", "slots", "max_body_bytes",
+                    "max_pixels", "max_images", "body_timeout_s", "decode_threads",
+                    "worker_start_s", "worker_hang_s")  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("margin_ms", "drain_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative: {getattr(self, name)}")
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError(f"port must be 0 to 65535, not {self.port}")
+        if self.late not in {"drop", "serve"}:
+            raise ConfigError(f"late must be drop or serve, not {self.late!r}")
+        if self.slo_ms > self.max_slo_ms:
+            raise ConfigError(f"slo_ms {self.slo_ms} is above max_slo_ms {self.max_slo_ms}")
+        if not self.devices:
+            raise ConfigError("devices must name at least one device, for example cpu")
+
+
+def load_config(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Join the four sources; ``overrides`` come from the command line, None in them means unset.
+
+    Raises `ConfigError` for an unknown key, a value of the wrong type or an unreadable file.
+    """
+    config = Config()
+    if file is not None:
+        try:
+            table = tomllib.loads(file.read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"cannot read the configuration {file}: {error}") from error
+        config = _apply(config, table, f"the file {file}")
+    environment = os.environ if environment is None else environment
+    names = {f.name for f in fields(Config)}
+    found = {
+        key.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+        for key, value in environment.items()
+        if key.removeprefix(ENVIRONMENT_PREFIX).lower() in names
+        and key.startswith(ENVIRONMENT_PREFIX)
+    }
+    config = _apply(config, found, "the environment")
+    given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    return _apply(config, given, "the command line")
+
+
+def _apply(config: Config, values: Mapping[str, Any], source: str) -> Config:
+    known = {f.name: f for f in fields(Config)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{source} sets {key!r}, which is no setting; see superserve serve --help")
+    changed = {k: _convert(k, v, getattr(config, k), source) for k, v in values.items()}
+    return replace(config, **changed)
+
+
+def _convert(name: str, value: Any, default: Any, source: str) -> Any:
+    """A value as the type of the field's default; text comes from the environment and the shell."""
+    try:
+        match default:
+            case bool():
+                if isinstance(value, bool):
+                    return value
+                return {"1": True, "true": True, "yes": True, "0": False, "false": False,
+                        "no": False}[str(value).lower()]  # fmt: skip
+            case tuple():
+                parts = value.split(",") if isinstance(value, str) else value
+                return tuple(str(part).strip() for part in parts if str(part).strip())
+            case int():
+                if isinstance(value, float) and value != int(value):
+                    raise ValueError(value)
+                return int(value)
+            case float():
+                return float(value)
+            case _:
+                return str(value)
+    except (KeyError, ValueError, TypeError) as error:
+        kind = type(default).__name__
+        raise ConfigError(f"{source} sets {name} to {value!r}, which is no {kind}") from error
