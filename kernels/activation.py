@@ -1,6 +1,7 @@
 """The activations that the ops fuse behind a normalisation, by name."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,5 +18,5 @@ OUT_OF_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "relu": torch.relu_,
-    "h_swish": torch._C._nn.hardswish_,
+    "h_swish": partial(F.hardswish, inplace=True),
 }

@@ -55,7 +55,9 @@ class Arena:
         return name in self.slots
 
     def __repr__(self) -> str:
-        return f"<Arena {len(self.slots)} tensors, {self.nbytes} bytes, {self.dtype}, {self.device}>"
+        return (
+            f"<Arena {len(self.slots)} tensors, {self.nbytes} bytes, {self.dtype}, {self.device}>"
+        )
 
     @property
     def nbytes(self) -> int:

@@ -3,6 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Protocol
 
 
@@ -28,13 +29,15 @@ class Profile:
             raise ValueError("a profile needs one accuracy and one latency row per subnet")
         if list(self.batch_sizes) != sorted(set(self.batch_sizes)) or self.batch_sizes[0] < 1:
             raise ValueError(f"batch sizes must ascend from 1 or more: {self.batch_sizes}")
+        if not all(map(isfinite, self.accuracies)):
+            raise ValueError(f"accuracies must be numbers, not {self.accuracies}")
         if list(self.accuracies) != sorted(self.accuracies):
             raise ValueError("subnets must be ordered by ascending accuracy")
         for subnet, row in zip(self.subnets, self.latencies, strict=True):
             if len(row) != len(self.batch_sizes):
                 raise ValueError(f"{subnet}: one latency per batch size is needed")
-            if min(row) <= 0:
-                raise ValueError(f"{subnet}: latencies must be positive seconds, not {min(row)}")
+            if not all(0 < latency < inf for latency in row):
+                raise ValueError(f"{subnet}: latencies must be positive seconds, not {row}")
         index = {subnet: i for i, subnet in enumerate(self.subnets)}
         if len(index) != len(self.subnets):
             raise ValueError("a subnet is listed twice")

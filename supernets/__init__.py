@@ -16,6 +16,7 @@ _MEMBERS = {
     "ResidentForm": "supernets.supernet",
     "extract": "supernets.extraction",
     "calibrate": "supernets.calibration",
+    "evaluate": "supernets.evaluation",
     "train": "supernets.training",
     "TrainOptions": "supernets.training",
     "save": "supernets.checkpoint",
@@ -26,7 +27,7 @@ _MEMBERS = {
     "MissingStatistics": "supernets.statistics",
 }
 
-__all__ = list(_MEMBERS)  # noqa: PLE0605 - the names above, loaded on first use
+__all__ = list(_MEMBERS)
 
 
 def __getattr__(name: str) -> Any:

@@ -112,7 +112,8 @@ def _check_weights(net: Supernet, tensors: dict[str, Tensor], path: Path) -> Non
 def _statistics(
     net: Supernet, subnets: list[Subnet], packed: dict[str, Tensor], path: Path
 ) -> dict[Subnet, SubnetStatistics]:
-    found, problems = {}, []
+    found: dict[Subnet, SubnetStatistics] = {}
+    problems = []
     for subnet in subnets:
         layout = active_channels(net, subnet)
         tensor = packed.get(subnet.id)
@@ -121,7 +122,7 @@ def _statistics(
             problems.append(f"missing: statistics of subnet {subnet.id} ({subnet})")
         elif tuple(tensor.shape) != (2, total):
             problems.append(
-                f"statistics of subnet {subnet.id} have shape {tuple(tensor.shape)}, not {(2, total)}"
+                f"statistics of {subnet.id} have shape {tuple(tensor.shape)}, not {(2, total)}"
             )
         elif not tensor.isfinite().all() or tensor[1].min() < 0:
             problems.append(f"statistics of subnet {subnet.id} are not finite variances")

@@ -70,7 +70,7 @@ def distort(
     """
     n, side, _ = digits.shape
     angle = np.deg2rad(rng.uniform(-how.rotation_degrees, how.rotation_degrees, n))
-    scale = rng.uniform(*how.scale, n)
+    scale = rng.uniform(how.scale[0], how.scale[1], n)
     shift = rng.uniform(-how.shift, how.shift, (2, n))
     # Output pixel centres in -0.5..0.5, moved back to where they came from in the digit.
     centre = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE - 0.5
@@ -80,7 +80,7 @@ def distort(
     rows = (cos * y + sin * x + 0.5) * side - 0.5
     columns = (cos * x - sin * y + 0.5) * side - 0.5
     drawn = _bilinear(digits, rows, columns)
-    deviation = rng.uniform(*how.noise, n)[:, None, None]
+    deviation = rng.uniform(how.noise[0], how.noise[1], n)[:, None, None]
     noisy = drawn + deviation * rng.standard_normal(drawn.shape)
     return np.round(np.clip(noisy, 0.0, 1.0) * 255.0).astype(np.uint8)[..., None]
 
@@ -113,7 +113,7 @@ def evaluation_set(name: Split, copies: int, how: Distortion = DISTORTION) -> tu
 def training_batches(
     batch: int, steps: int, seed: int, first_step: int = 0
 ) -> Iterator[tuple[Images, Labels]]:
-    """``steps`` batches with fresh distortions; step i is the same whether training resumed or not."""
+    """Batches with fresh distortions; step i is the same whether training resumed or not."""
     digits, labels = split("train")
     for step in range(first_step, steps):
         rng = np.random.default_rng([seed, step])

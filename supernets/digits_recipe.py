@@ -3,23 +3,18 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from supernets import digits_data
+from supernets.accuracy_card import AccuracyCard, AccuracyEntry, card_path
 from supernets.calibration import calibrate
 from supernets.checkpoint import save
 from supernets.digits import PREPROCESSING, digits
-from supernets.evaluation import (
-    AccuracyCard,
-    AccuracyEntry,
-    Hits,
-    card_path,
-    measure,
-    paired_distance,
-)
+from supernets.evaluation import Hits, measure, paired_distance
 from supernets.fingerprint import weights_hash
 from supernets.ofa_mobilenetv3 import OFAMobileNetV3
 from supernets.pareto import Candidate, distinguishable, pareto_front
@@ -178,8 +173,8 @@ def _report(checkpoint: Path, chosen: list[Subnet], progress: Progress) -> Accur
         samples=independent * REPORT_COPIES,
         subnets=tuple(entries),
         notes=(
-            f"{independent} independent digits, {REPORT_COPIES} fixed distortions of each; standard "
-            "errors are over digits, the copies of a digit are not independent."
+            f"{independent} independent digits, {REPORT_COPIES} fixed distortions of each; "
+            "standard errors are over digits, as the copies of a digit are not independent."
         ),
     )
     card.write(card_path(checkpoint))
@@ -188,37 +183,36 @@ def _report(checkpoint: Path, chosen: list[Subnet], progress: Progress) -> Accur
     return card
 
 
-def _model_card(
-    card: AccuracyCard, entries: list[AccuracyEntry], right: dict[Subnet, Hits]
-) -> str:
+def _model_card(card: AccuracyCard, entries: list[AccuracyEntry], right: dict[Subnet, Hits]) -> str:
     independent = len(digits_data.split("report")[1])
     order = list(right.values())
-    gaps = ["", *(f"{paired_distance(b, a, independent):.1f}" for a, b in zip(order, order[1:], strict=False))]
+    gaps = [
+        "",
+        *(f"{paired_distance(b, a, independent):.1f}" for a, b in pairwise(order)),
+    ]
     rows = [
         f"| `{entry.id}` | {subnet} | {entry.accuracy:.2f} | {entry.standard_error:.2f} | {gap} |"
         for entry, subnet, gap in zip(entries, right, gaps, strict=True)
     ]
     how = digits_data.DISTORTION
-    return "\n".join(
-        [
-            "# Model card: digits",
-            "",
-            "A small member of the Once-for-All MobileNetV3 family for 32x32 grey images of single",
-            "handwritten digits, made by `superserve train digits`. It exists to show and test",
-            "elastic serving on any machine; it is no OCR system.",
-            "",
-            f"- **Data**: {digits_data.SOURCE}. 1097 digits to train and calibrate, 300 to select the",
-            f"  subnets, {independent} to report; the splits share no digit.",
-            f"- **Distortion**: rotation ±{how.rotation_degrees:g}°, scale {how.scale[0]:g}-{how.scale[1]:g}, "
-            f"shift ±{how.shift:g} of the side, Gaussian noise with a deviation of "
-            f"{how.noise[0]:g}-{how.noise[1]:g} of full scale, each drawn uniformly per image.",
-            "- **Training**: sandwich rule with in-place distillation, see `supernets/digits_recipe.py`.",
-            f"- **Weights**: stored as float16, SHA-256 `{card.weights_hash}`.",
-            f"- **Accuracy**: top-1, measured on {card.samples} images. {card.notes}",
-            "",
-            "| subnet | settings | accuracy % | s.e. | above the row before, in paired s.e. |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    text = f"""# Model card: digits
+
+A small member of the Once-for-All MobileNetV3 family for 32x32 grey images of single handwritten
+digits, made by `superserve train digits`. It exists to show and test elastic serving on any
+machine; it is no OCR system.
+
+- **Data**: {digits_data.SOURCE}. 1097 digits to train and calibrate, 300 to select the subnets,
+  {independent} to report; the splits share no digit.
+- **Distortion**: rotation ±{how.rotation_degrees:g}°, scale {how.scale[0]:g}-{how.scale[1]:g},
+  shift ±{how.shift:g} of the side, Gaussian noise with a deviation of
+  {how.noise[0]:g}-{how.noise[1]:g} of full scale; each drawn uniformly per image.
+- **Training**: sandwich rule with in-place distillation; `supernets/digits_recipe.py` is the whole
+  recipe.
+- **Weights**: stored as float16, SHA-256 `{card.weights_hash}`.
+- **Accuracy**: top-1, measured on {card.samples} images.
+  {card.notes}
+
+| subnet | settings | accuracy % | s.e. | above the row before, in paired s.e. |
+|---|---|---|---|---|
+"""
+    return text + "\n".join(rows) + "\n"

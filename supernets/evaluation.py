@@ -1,21 +1,18 @@
-"""Accuracy of subnets on labelled images, with standard errors; and the card that records it."""
+"""Accuracy of subnets on labelled images, with standard errors."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from supernets.errors import CheckpointError
+from supernets.accuracy_card import AccuracyCard, AccuracyEntry, card_path
+from supernets.fingerprint import weights_hash
 from supernets.space import Subnet
 
-CARD_FORMAT = "superserve.accuracy/1"
-Source = Literal["measured", "published", "predicted"]
 Hits = npt.NDArray[np.bool_]
 
 
@@ -53,50 +50,6 @@ def paired_distance(a: Hits, b: Hits, clusters: int | None = None) -> float:
     return float(difference.mean() / error) if error > 0 else float("inf") * difference.mean()
 
 
-@dataclass(frozen=True, slots=True)
-class AccuracyEntry:
-    """One subnet on the card; accuracy and standard error in percent."""
-
-    id: str
-    config: dict[str, Any]
-    accuracy: float
-    standard_error: float | None
-    source: Source = "measured"
-
-
-@dataclass(frozen=True, slots=True)
-class AccuracyCard:
-    """What is known of the accuracy of one checkpoint's subnets, and from where."""
-
-    supernet: str
-    weights_hash: str
-    dataset: str
-    samples: int
-    subnets: tuple[AccuracyEntry, ...]
-    notes: str = ""
-
-    def write(self, path: Path) -> None:
-        document = {"format": CARD_FORMAT, **asdict(self)}
-        path.write_text(json.dumps(document, indent=1) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> "AccuracyCard":
-        """Raises `CheckpointError` for a file that is no accuracy card."""
-        try:
-            document = json.loads(path.read_text())
-            if document.pop("format") != CARD_FORMAT:
-                raise ValueError(CARD_FORMAT)
-            entries = tuple(AccuracyEntry(**entry) for entry in document.pop("subnets"))
-            return cls(subnets=entries, **document)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{path} is no accuracy card: {error}") from error
-
-
-def card_path(checkpoint: Path) -> Path:
-    """Where the card of a checkpoint lies: beside it, ``x.safetensors`` -> ``x.accuracy.json``."""
-    return checkpoint.with_suffix(".accuracy.json")
-
-
 def measure(
     net: Callable[[Tensor, Subnet], Tensor],
     subnets: Sequence[Subnet],
@@ -119,3 +72,27 @@ def measure(
         if progress is not None:
             progress(subnet)
     return entries, found
+
+
+def evaluate(
+    checkpoint: str | Path,
+    supernet: str,
+    subnets: Sequence[Subnet],
+    batches: Sequence[tuple[Tensor, Tensor]],
+    dataset: str,
+) -> AccuracyCard:
+    """Measure subnets of a saved supernet and write the accuracy card beside it.
+
+    ``batches`` are held-out, preprocessed images [N, C, H, W] with labels int64 [N]; ``dataset``
+    says which. Raises `MissingStatistics` for a subnet that is not calibrated in the file.
+    """
+    from supernets.registry import create_supernet
+
+    path = Path(checkpoint)
+    net = create_supernet(supernet, path)
+    entries, right = measure(net.resident(), subnets, batches)
+    card = AccuracyCard(
+        supernet, weights_hash(path), dataset, len(next(iter(right.values()))), tuple(entries)
+    )
+    card.write(card_path(path))
+    return card

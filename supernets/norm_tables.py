@@ -32,7 +32,7 @@ class SubnetNormTable:
 
 
 class NormTables:
-    """Which rows there are. Built in two steps: `rows` go into the arena, then `attach` finds them."""
+    """Which rows there are. `rows` go into the arena first; `attach` then finds them there."""
 
     def __init__(self, norms: Mapping[int, SubnetNorm], table: StatisticsTable) -> None:
         self._starts: dict[Subnet, dict[int, int]] = {}
@@ -68,9 +68,7 @@ def _row(
     scales, shifts, starts, total = [], [], {}, 0
     for layer, entry in statistics.items():
         norm, channels = norms[layer], len(entry.mean)
-        scale = norm.weight[:channels].detach().double() / torch.sqrt(
-            entry.var.double() + norm.eps
-        )
+        scale = norm.weight[:channels].detach().double() / torch.sqrt(entry.var.double() + norm.eps)
         scales.append(scale)
         shifts.append(norm.bias[:channels].detach().double() - entry.mean.double() * scale)
         starts[layer] = total

@@ -8,7 +8,7 @@ another definition.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,11 @@ class MobileNetV3Definition:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Raises ``TypeError`` for a field that does not exist, ``ValueError`` for a bad value."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in document.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in document.items()
+        }
+        return cls(**fields)
 
     def space(self) -> StagedSpace:
         return StagedSpace(
@@ -122,7 +126,7 @@ class OFAMobileNetV3(Supernet):
         super().__init__(
             name,
             spec.space(),
-            preprocessing or Preprocessing.imagenet(spec.image_size),
+            preprocessing or _default_preprocessing(spec),
             labels or [str(i) for i in range(spec.num_classes)],
         )
         self.spec = spec
@@ -170,6 +174,13 @@ class OFAMobileNetV3(Supernet):
         self.feature_mix = WeightSlice(spec.final_width, spec.feature_width)
         self.classifier = nn.Linear(spec.feature_width, spec.num_classes)
 
+    def blocks(self) -> list[list[InvertedResidual]]:
+        """The elastic blocks by stage."""
+        return [
+            [cast("InvertedResidual", block) for block in cast("LayerSelect", stage).blocks]
+            for stage in self.stages
+        ]
+
     def run(self, x: Tensor, subnet: Subnet, normalise: Normalisation) -> Tensor:
         # Depthwise kernels are several times faster channels-last, on CPUs and GPUs alike.
         x = x.contiguous(memory_format=torch.channels_last)
@@ -195,8 +206,8 @@ class OFAMobileNetV3(Supernet):
             return plain_norm(source, channels, entry.mean, entry.var)
 
         blocks = [_plain_block(self.first, 3, 1, statistics)]
-        for stage, settings in zip(self.stages, self.spec.settings(subnet), strict=True):
-            for module, (kernel, ratio) in zip(stage.blocks, settings, strict=False):
+        for stage, settings in zip(self.blocks(), self.spec.settings(subnet), strict=True):
+            for module, (kernel, ratio) in zip(stage, settings, strict=False):
                 blocks.append(_plain_block(module, kernel, ratio, statistics))
         head = nn.Linear(spec.feature_width, spec.num_classes, dtype=self.classifier.weight.dtype)
         head.load_state_dict(self.classifier.state_dict())
@@ -231,6 +242,13 @@ class OFAMobileNetV3(Supernet):
 
     def definition(self) -> dict[str, Any]:
         return asdict(self.spec)
+
+
+def _default_preprocessing(spec: MobileNetV3Definition) -> Preprocessing:
+    size, channels = spec.image_size, spec.in_channels
+    if channels == 3:
+        return Preprocessing.imagenet(size)
+    return Preprocessing(size, size, channels, (0.5,) * channels, (0.5,) * channels)
 
 
 def _plain_block(

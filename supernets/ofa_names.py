@@ -5,6 +5,7 @@ file passes silently. Here every key must be there, once, with its exact shape, 
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -81,7 +82,10 @@ def _weights(net: OFAMobileNetV3) -> Iterator[tuple[str, Tensor]]:
         for step, matrix in block.depthwise.transforms.items():
             yield f"{name}.conv.depth_conv.conv.{step}_matrix", matrix
         if block.squeeze is not None:
-            for ours, theirs in ((block.squeeze.reduce, "reduce"), (block.squeeze.expand, "expand")):
+            for ours, theirs in (
+                (block.squeeze.reduce, "reduce"),
+                (block.squeeze.expand, "expand"),
+            ):
                 yield f"{name}.conv.depth_conv.se.fc.{theirs}.weight", ours.weight
                 if ours.bias is not None:
                     yield f"{name}.conv.depth_conv.se.fc.{theirs}.bias", ours.bias
@@ -109,8 +113,5 @@ def _statistics(net: OFAMobileNetV3) -> Iterator[tuple[str, SubnetNorm]]:
 
 def _blocks(net: OFAMobileNetV3) -> Iterator[tuple[str, InvertedResidual]]:
     yield "blocks.0", net.first
-    index = 1
-    for stage in net.stages:
-        for block in stage.blocks:
-            yield f"blocks.{index}", block
-            index += 1
+    for index, block in enumerate(chain.from_iterable(net.blocks()), start=1):
+        yield f"blocks.{index}", block

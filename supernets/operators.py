@@ -81,7 +81,7 @@ class DepthwiseSlice(nn.Module):
         )
 
     def filters(self, kernel: int, channels: int | None = None) -> Tensor:
-        """The filter bank [channels, 1, kernel, kernel]; ``ValueError`` for a kernel not offered."""
+        """The bank [channels, 1, kernel, kernel]; ``ValueError`` for a kernel not offered."""
         if kernel not in self.kernels:
             raise ValueError(f"kernel {kernel} is not one of {self.kernels}")
         bank = self.weight if channels is None else self.weight[:channels]

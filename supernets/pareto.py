@@ -1,4 +1,4 @@
-"""Which subnets are worth serving: the accuracy-latency front, thinned to what can be told apart."""
+"""Which subnets are worth serving: the front, thinned to what can be told apart."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ def distinguishable(
 ) -> list[Candidate]:
     """Thin a front until neighbours differ, from the most accurate downwards.
 
-    ``distance`` is in standard errors of the paired difference. Both ends stay: the cheapest is what
-    a burst falls back to, so what is too close to it goes instead.
+    ``distance`` is in standard errors of the paired difference. Both ends stay: the cheapest is
+    what a burst falls back to, so what is too close to it goes instead.
     """
     if len(front) < 2:
         return list(front)

@@ -65,19 +65,15 @@ def create_supernet(
 
     ``checkpoint`` is a file of `supernets.checkpoint.save` (the architecture then comes from the
     file) or a foreign ``.pt``/``.pth`` file that the family reads. Without it the weights are those
-    that the supernet ships, and random where it ships none or ``pretrained`` is false. Raises ``KeyError`` for an unknown
-    name, listing those that exist, and `CheckpointError` for a wrong file.
+    that the supernet ships, and random where it ships none or ``pretrained`` is false. Raises
+    ``KeyError`` for an unknown name, listing those that exist, and `CheckpointError` for a wrong
+    file.
     """
     from supernets.checkpoint import load_into, read_definition
 
-    _load_builtin()
-    if name not in _REGISTRY:
-        known = list_supernets()
-        if name not in _REGISTRY:
-            raise KeyError(f"no supernet is named {name!r}; there are {', '.join(known)}")
     if num_classes is not None:
         options["num_classes"] = num_classes
-    registration = _REGISTRY[name]
+    registration = _registration(name)
     if checkpoint is None and pretrained and not options:
         checkpoint = registration.weights
     if checkpoint is None:
@@ -86,6 +82,20 @@ def create_supernet(
     net = registration.builder(**{**read_definition(path, name), **options})
     load_into(net, path)
     return net.eval()
+
+
+def default_checkpoint(name: str) -> Path | None:
+    """The checkpoint that comes with a supernet, if one does; ``KeyError`` for an unknown name."""
+    return _registration(name).weights
+
+
+def _registration(name: str) -> Registration:
+    _load_builtin()
+    if name not in _REGISTRY:
+        known = list_supernets()  # also loads the entry points
+        if name not in _REGISTRY:
+            raise KeyError(f"no supernet is named {name!r}; there are {', '.join(known)}")
+    return _REGISTRY[name]
 
 
 def _load_builtin() -> None:

@@ -20,10 +20,8 @@ class ResidentCopy(ResidentForm):
 
     def __init__(self, net: Supernet, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
-        held: dict[str, Tensor] = {}
-        for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
-            if tensor.is_floating_point():
-                held[name] = tensor
+        own = [*net.named_parameters(), *net.named_buffers()]
+        held: dict[str, Tensor] = {name: t for name, t in own if t.is_floating_point()}
         for subnet in net.statistics:
             for layer, entry in net.statistics[subnet].items():
                 held[f"mean/{subnet.id}/{layer}"] = entry.mean
@@ -53,11 +51,11 @@ class ResidentCopy(ResidentForm):
 
     def _adopt(self, path: str, module: nn.Module) -> None:
         """Make the module's own tensors views of the arena."""
-        for table in (module._parameters, module._buffers):
-            for name, tensor in table.items():
-                full = f"{path}.{name}".lstrip(".")
-                if tensor is not None and full in self._arena:
-                    tensor.data = self._arena[full]
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, tensor in own:
+            full = f"{path}.{name}".lstrip(".")
+            if full in self._arena:
+                tensor.data = self._arena[full]
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, subnet: Subnet) -> Tensor:
@@ -65,8 +63,8 @@ class ResidentCopy(ResidentForm):
         return self._net.run(x.to(self.dtype), subnet, normalise)
 
     def tensors(self, subnet: Subnet) -> dict[str, Tensor]:
-        found = {n: t for n, t in self._net.named_parameters() if n in self._arena}
-        found.update({n: t for n, t in self._net.named_buffers() if n in self._arena})
+        own = [*self._net.named_parameters(), *self._net.named_buffers()]
+        found: dict[str, Tensor] = {name: t for name, t in own if name in self._arena}
         for layer, entry in self._statistics[subnet].items() if self._net.norms() else ():
             found[f"mean/{layer}"], found[f"var/{layer}"] = entry.mean, entry.var
         return found

@@ -141,8 +141,8 @@ class ResidentMobileNetV3(ResidentForm):
         self._spec = net.spec
         self._first = BlockLayout.of("first", net.first)
         self._stages = [
-            [BlockLayout.of(f"stages.{s}.{b}", block) for b, block in enumerate(stage.blocks)]
-            for s, stage in enumerate(net.stages)
+            [BlockLayout.of(f"stages.{s}.{b}", block) for b, block in enumerate(stage)]
+            for s, stage in enumerate(net.blocks())
         ]
         self._stem_layer, self._final_layer = net.stem_norm.layer, net.final_norm.layer
         self._norms = NormTables(net.norms(), net.statistics)
@@ -217,8 +217,8 @@ def _weights(net: OFAMobileNetV3) -> Iterator[tuple[str, Tensor]]:
     """Every weight in execution order, with the smaller kernels' filters made for all channels."""
     yield "stem", net.stem.weight
     yield from _block_weights("first", net.first)
-    for s, stage in enumerate(net.stages):
-        for b, block in enumerate(stage.blocks):
+    for s, stage in enumerate(net.blocks()):
+        for b, block in enumerate(stage):
             yield from _block_weights(f"stages.{s}.{b}", block)
     yield "final", net.final_expand.weight.flatten(1)
     yield "feature", net.feature_mix.weight.flatten(1)

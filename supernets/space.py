@@ -193,7 +193,8 @@ class StagedSpace(SearchSpace):
             for d in self.dimensions
         }
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         """How many subnets there are; exact, without enumerating them."""
         per_block = 1
         for d in self.dimensions:
@@ -214,7 +215,7 @@ def _checked(dimension: Dimension, value: object) -> Setting:
 
 
 def _option(dimension: Dimension, value: object) -> Value:
-    """The option equal to ``value``; ratios such as 0.35 come back from JSON and are compared so."""
+    """The option equal to ``value``, with a tolerance for ratios that went through JSON."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         for option in dimension.options:
             if abs(option - value) < 1e-6:

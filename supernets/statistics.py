@@ -75,10 +75,8 @@ class StatisticsTable:
 class Normalisation(Protocol):
     """Which mean and variance a forward pass uses; passed down with the subnet, never stored."""
 
-    def __call__(
-        self, x: Tensor, layer: int, weight: Tensor, bias: Tensor, eps: float
-    ) -> Tensor:
-        """Normalise ``x`` [N, C, H, W] for normalisation layer ``layer``; weight and bias are [C]."""
+    def __call__(self, x: Tensor, layer: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """Normalise ``x`` [N, C, H, W] for this normalisation layer; weight and bias are [C]."""
         ...
 
 

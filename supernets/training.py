@@ -26,8 +26,11 @@ Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """How to train. ``favourites`` are the subnets worth serving: random ones come from them with
-    probability ``favourite_share``, and from the whole space otherwise."""
+    """How to train.
+
+    ``favourites`` are the subnets worth serving: random ones come from them with probability
+    ``favourite_share``, and from the whole space otherwise.
+    """
 
     steps: int
     learning_rate: float = 3e-3

@@ -1,4 +1,4 @@
-"""The one source of every default. Strongest first: command line, environment, TOML file, default."""
+"""The one source of every default: command line over environment over TOML file over default."""
 
 import os
 import tomllib
@@ -33,9 +33,10 @@ class Config:
     margin_ms: float = 1.0  # planned on top of the profiled p99: queueing, transfer, answer
     slots: int = 1024  # images in the server at once; one more is answered 503
     max_body_bytes: int = 16 * 2**20
+    max_upload_bytes: int = 512 * 2**20  # of all bodies in the server; one more is answered 503
     max_pixels: int = 24_000_000
     max_images: int = 64  # in one request
-    body_timeout_s: float = 15.0
+    body_timeout_s: float = 15.0  # for the headers of a request, and again for its body
     decode_threads: int = 1
     drain_s: float = 10.0  # after SIGTERM
     worker_start_s: float = 120.0
@@ -45,8 +46,8 @@ class Config:
 
     def __post_init__(self) -> None:
         positive = ("threads", "credits", "slo_ms", "max_slo_ms", "slots", "max_body_bytes",
-                    "max_pixels", "max_images", "body_timeout_s", "decode_threads",
-                    "worker_start_s", "worker_hang_s")  # fmt: skip
+                    "max_upload_bytes", "max_pixels", "max_images", "body_timeout_s",
+                    "decode_threads", "worker_start_s", "worker_hang_s")  # fmt: skip
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
@@ -59,6 +60,8 @@ class Config:
             raise ConfigError(f"late must be drop or serve, not {self.late!r}")
         if self.slo_ms > self.max_slo_ms:
             raise ConfigError(f"slo_ms {self.slo_ms} is above max_slo_ms {self.max_slo_ms}")
+        if self.max_upload_bytes < self.max_body_bytes:
+            raise ConfigError("max_upload_bytes must be at least max_body_bytes: one body must fit")
         if not self.devices:
             raise ConfigError("devices must name at least one device, for example cpu")
 
@@ -97,7 +100,9 @@ def _apply(config: Config, values: Mapping[str, Any], source: str) -> Config:
     known = {f.name: f for f in fields(Config)}
     for key in values:
         if key not in known:
-            raise ConfigError(f"{source} sets {key!r}, which is no setting; see superserve serve --help")
+            raise ConfigError(
+                f"{source} sets {key!r}, which is no setting; see superserve serve --help"
+            )
     changed = {k: _convert(k, v, getattr(config, k), source) for k, v in values.items()}
     return replace(config, **changed)
 

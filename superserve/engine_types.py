@@ -1,4 +1,4 @@
-"""What an engine is built from and what it returns; torch-free, so that every process may import it."""
+"""What an engine is built from and what it returns; torch-free, for every process."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +15,7 @@ class EngineSpec:
 
     supernet: str
     checkpoint: str = ""
+    accuracy_card: str = ""
     plugins: tuple[str, ...] = ()
     device: str = "cpu"
     threads: int = 1

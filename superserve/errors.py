@@ -45,6 +45,13 @@ class UnsupportedImage(ClientError):
     code = "unsupported_image"
 
 
+class UnsupportedEncoding(ClientError):
+    """The body is compressed: images are already, and inflating is how small bodies become huge."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+
 class PayloadTooLarge(ClientError):
     status = 413
     code = "payload_too_large"
@@ -59,6 +66,13 @@ class RequestTimeout(ClientError):
 
     status = 408
     code = "request_timeout"
+
+
+class Forbidden(ClientError):
+    """Only somebody on the server's own machine may do this."""
+
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(ClientError):
@@ -107,3 +121,9 @@ class WorkerLost(InternalError):
 
     status = 503
     code = "worker_lost"
+
+
+class Unreachable(SuperServeError):
+    """The client's own: nobody answered as this server does."""
+
+    code = "unreachable"

@@ -1,7 +1,8 @@
 """The records that pass between the front end, the scheduler and the workers. Plain data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The worker is alive but could not run this dispatch: its queries are answered with an error."""
+    """The worker lives but could not run this dispatch: its queries are answered with an error."""
 
     dispatch: Dispatch
     now: float
@@ -95,6 +96,11 @@ class Preprocessing:
     crop: float = 1.0
     ink_on_dark: bool = False
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image, as it lies in its slot."""
+        return self.height, self.width, self.channels
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -106,6 +112,18 @@ class ModelInfo:
     subnets: dict[str, str]  # id -> readable form, those that this worker holds
     weights_hash: str
     resident_bytes: int
+    accuracies: dict[str, float] = field(default_factory=dict)  # id -> percent, from the card
+    accuracy_source: str = ""  # the card's data set
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read ``dataclasses.asdict`` back after it went through JSON."""
+        fields = dict(document)
+        steps = dict(fields.pop("preprocessing"))
+        for name in ("mean", "std"):
+            steps[name] = tuple(steps[name])
+        labels = tuple(fields.pop("labels"))
+        return cls(**fields, labels=labels, preprocessing=Preprocessing(**steps))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ def conv(
     stride: int = 1,
     activation: Activation = "identity",
 ) -> Tensor:
-    """act(scale · conv(x) + shift), padding k // 2.
+    """Convolve with padding k // 2, then act(scale · y + shift).
 
-    ``x`` [N, H, W, C_in]; ``weight`` [C_out, C_in, k, k]; ``scale`` and ``shift`` [C_out]. Returns a
-    new contiguous [N, H', W', C_out].
+    ``x`` [N, H, W, C_in]; ``weight`` [C_out, C_in, k, k]; ``scale`` and ``shift`` [C_out]. Returns
+    a new contiguous [N, H', W', C_out].
     """
     if x.dim() != 4 or x.shape[3] != weight.shape[1]:
         raise ValueError(f"x {tuple(x.shape)} is not NHWC with {weight.shape[1]} channels")

@@ -14,7 +14,7 @@ def depthwise(
     stride: int = 1,
     activation: Activation = "identity",
 ) -> Tensor:
-    """act(scale · dwconv(x) + shift), padding k // 2.
+    """Compute act(scale · dwconv(x) + shift), padding k // 2.
 
     ``x`` [N, H, W, C] contiguous; ``filters`` [C, 1, k, k], the first C of a bank whose kernel
     transform is already applied; ``scale`` and ``shift`` [C]. Returns a new [N, H', W', C].

@@ -14,7 +14,7 @@ def pointwise(
     activation: Activation = "identity",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """act(scale · (x Wᵀ) + shift + residual).
+    """Compute act(scale · (x Wᵀ) + shift + residual).
 
     ``x`` [..., C_in] contiguous; ``weight`` [C_out, C_in], a prefix slice whose rows may be strided
     but whose elements are adjacent; ``scale`` and ``shift`` [C_out]; ``residual`` [..., C_out].

@@ -12,7 +12,7 @@ def squeeze_excite(
     expand_weight: Tensor,
     expand_bias: Tensor,
 ) -> Tensor:
-    """x · h_sigmoid(W₂ relu(W₁ mean(x) + b₁) + b₂), gates per image and channel.
+    """Compute x · h_sigmoid(W₂ relu(W₁ mean(x) + b₁) + b₂), gates per image and channel.
 
     ``x`` [N, H, W, C] is consumed: its memory may hold the result. ``reduce_weight`` [M, C],
     ``expand_weight`` [C, M], both prefix slices; biases [M] and [C]. Returns [N, H, W, C].

@@ -1,0 +1,55 @@
+"""The accuracy card: what is known of the accuracy of a checkpoint's subnets, and from where."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from supernets.errors import CheckpointError
+
+CARD_FORMAT = "superserve.accuracy/1"
+Source = Literal["measured", "published", "predicted"]
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyEntry:
+    """One subnet on the card; accuracy and standard error in percent."""
+
+    id: str
+    config: dict[str, Any]
+    accuracy: float
+    standard_error: float | None
+    source: Source = "measured"
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyCard:
+    """What is known of the accuracy of one checkpoint's subnets, and from where."""
+
+    supernet: str
+    weights_hash: str
+    dataset: str
+    samples: int
+    subnets: tuple[AccuracyEntry, ...]
+    notes: str = ""
+
+    def write(self, path: Path) -> None:
+        document = {"format": CARD_FORMAT, **asdict(self)}
+        path.write_text(json.dumps(document, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "AccuracyCard":
+        """Raises `CheckpointError` for a file that is no accuracy card."""
+        try:
+            document = json.loads(path.read_text())
+            if document.pop("format") != CARD_FORMAT:
+                raise ValueError(CARD_FORMAT)
+            entries = tuple(AccuracyEntry(**entry) for entry in document.pop("subnets"))
+            return cls(subnets=entries, **document)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{path} is no accuracy card: {error}") from error
+
+
+def card_path(checkpoint: Path) -> Path:
+    """Where the card of a checkpoint lies: beside it, ``x.safetensors`` -> ``x.accuracy.json``."""
+    return checkpoint.with_suffix(".accuracy.json")

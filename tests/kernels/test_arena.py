@@ -1,0 +1,40 @@
+"""All tensors lie in one buffer, aligned, in the order given."""
+
+import torch
+
+from kernels.arena import ALIGNMENT, Arena
+
+
+def test_values_survive_and_keep_their_order():
+    tensors = {"b": torch.randn(3, 5), "a": torch.randn(17), "c": torch.randn(2, 2, 2)}
+    arena = Arena(tensors)
+    offsets = [slot.offset for slot in arena.slots.values()]
+
+    assert list(arena.slots) == ["b", "a", "c"]
+    assert offsets == sorted(offsets)
+    assert all(offset % ALIGNMENT == 0 for offset in offsets)
+    for name, tensor in tensors.items():
+        assert torch.equal(arena[name], tensor)
+
+
+def test_views_share_the_buffer():
+    arena = Arena({"a": torch.zeros(4), "b": torch.zeros(4, 6)})
+    arena["b"][1:3, :2].fill_(7.0)
+
+    assert arena["b"].sum() == 28
+    assert arena.holds([arena["a"], arena["b"][1:, :3]])
+    assert not arena.holds([arena["a"].clone()])
+
+
+def test_a_view_that_reaches_past_the_buffer_is_not_held():
+    arena = Arena({"a": torch.zeros(16)})
+    outside = arena.buffer.new_zeros(0)
+
+    assert arena.holds([outside])
+    assert not arena.holds([torch.zeros(16)])
+
+
+def test_conversion_rounds_once():
+    source = torch.randn(100, dtype=torch.float64)
+
+    assert torch.equal(Arena({"a": source}, dtype=torch.float16)["a"], source.half())
