@@ -151,7 +151,8 @@ class WorkerView:
 class QueueView:
     """Read-only picture of one model's queue at one decision.
 
-    ``waiting`` is in EDF order and may be lazy: read only as deep as the rule needs.
+    ``waiting`` is in EDF order and may be lazy: read only as deep as the rule needs. It leaves out
+    what the worker that asks could not serve in time any more.
     ``arrival_rate`` (queries per second) and ``dispersion`` (variance over mean of the counts per
     window; 1 for a Poisson stream) are kept by the scheduler.
     """

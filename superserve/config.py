@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from superserve.errors import ConfigError
 
@@ -19,6 +19,7 @@ class Config:
     supernet: str = "digits"
     checkpoint: str = ""  # a safetensors file; empty = the one that the supernet ships
     accuracy_card: str = ""  # empty = the card beside the checkpoint
+    latency_profile: str = ""  # a file of `superserve profile`; empty = the one in the cache
     plugins: tuple[str, ...] = ()  # modules to import first: they register supernets
     policy: str = "default"  # a name in POLICIES, or package.module:Class
     policy_options: tuple[str, ...] = ()  # "key=value", passed to the policy's constructor
@@ -29,7 +30,7 @@ class Config:
     credits: int = 1  # dispatches that a worker may hold; 2 overlaps transfer with computation
     slo_ms: float = 100.0  # of a request that names none
     max_slo_ms: float = 60_000.0
-    late: str = "drop"  # drop | serve: what becomes of a query that can no longer be on time
+    late: Literal["drop", "serve"] = "drop"  # what becomes of a query that can no longer be on time
     margin_ms: float = 1.0  # planned on top of the profiled p99: queueing, transfer, answer
     slots: int = 1024  # images in the server at once; one more is answered 503
     max_body_bytes: int = 16 * 2**20
@@ -64,6 +65,9 @@ class Config:
             raise ConfigError("max_upload_bytes must be at least max_body_bytes: one body must fit")
         if not self.devices:
             raise ConfigError("devices must name at least one device, for example cpu")
+
+
+DEFAULTS = Config()
 
 
 def load_config(

@@ -38,6 +38,7 @@ class ProfileRequest:
     seconds: float = FULL_SECONDS
     quick: bool = False
     output: str = ""
+    reuse: bool = False  # take the profile that the cache has, if it fits
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -100,10 +101,18 @@ def profile(
     from superserve.engine import Engine
 
     engine = Engine(request.engine)
-    engine.warm_up()
     threads = request.engine.threads
+    model = engine.models[0]
+    path = (
+        Path(request.output) if request.output else profile_path(model, engine.device_type, threads)
+    )
+    if request.reuse and path.exists():
+        kept = LatencyProfile.read(path)
+        if kept.why_not(model, engine.device_type, threads) is None:
+            return path, kept
+    engine.warm_up()
     measured = LatencyProfile(
-        model=engine.models[0],
+        model=model,
         device_type=engine.device_type,
         device_name=device_name(engine.device_type),
         threads=threads,
@@ -111,11 +120,6 @@ def profile(
         quick=request.quick,
         created=now_utc(),
         latencies=measure(engine, request.batch_sizes, request.seconds, progress),
-    )
-    path = (
-        Path(request.output)
-        if request.output
-        else profile_path(measured.model, engine.device_type, threads)
     )
     measured.write(path)
     return path, measured

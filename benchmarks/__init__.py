@@ -1,0 +1,1 @@
+"""One file per question, each with one command: ``python -m benchmarks.NAME``."""

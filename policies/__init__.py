@@ -1,0 +1,38 @@
+"""Scheduling policies by name, and the vocabulary that they are written in."""
+
+from collections.abc import Callable, Mapping
+
+from policies.fixed import Fixed
+from policies.loading import resolve, with_options
+from policies.maxacc import MaxAcc
+from policies.maxbatch import MaxBatch
+from policies.slackfit import SlackFit
+from policies.types import Choice, Policy, Profile, QueueView, Waiting, WorkerView
+
+__all__ = [
+    "POLICIES",
+    "Choice",
+    "Policy",
+    "Profile",
+    "QueueView",
+    "Waiting",
+    "WorkerView",
+    "load_policy",
+]
+
+POLICIES: dict[str, type] = {
+    "default": SlackFit,
+    "slackfit": SlackFit,
+    "maxacc": MaxAcc,
+    "maxbatch": MaxBatch,
+    "fixed": Fixed,
+}
+
+
+def load_policy(name: str, options: Mapping[str, str] | None = None) -> Callable[[Profile], Policy]:
+    """What builds the policy of this name, or of ``package.module:Class``, from a profile.
+
+    ``options`` are the constructor's, as text. Raises ``ValueError`` with a message for the person
+    who typed them: an unknown name or option, or a text that is no value of the option's type.
+    """
+    return with_options(resolve(name, POLICIES), options or {})
