@@ -22,7 +22,6 @@ from supernets.space import SearchSpace, Subnet
 from supernets.training import Step, TrainOptions, train
 
 BATCH = 64
-STEPS = 1500
 SELECT_COPIES, REPORT_COPIES = 16, 16
 CALIBRATION_IMAGES = 2048
 FILE_DTYPE = torch.float16  # halves the file; every accuracy is measured after the rounding
@@ -38,11 +37,30 @@ Progress = Callable[[str, int, int, str], None]  # phase, done, total, detail
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of training: a learning-rate schedule of its own, of which ``share`` is run."""
+
+    name: str
+    how: digits_data.Distortion
+    steps: int
+    learning_rate: float
+    share: float = 1.0
+
+
+# Easy first: a network that is thirty blocks deep learns nothing from noise alone.
+PHASES = (
+    # Cut before its learning rate is small: the next phase would undo what that refines.
+    Phase("mild", digits_data.MILD, 1500, 3e-3, share=0.8),
+    Phase("harsh", digits_data.HARSH, 600, 2e-3),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What may be changed about it on the command line."""
 
     folder: Path
-    steps: int = STEPS
+    scale: float = 1.0  # of the number of steps; less makes a poor network, quickly
     seed: int = 0
     separation: float = 2.5  # paired standard errors between neighbours, on the select split
 
@@ -52,9 +70,12 @@ def ladder(space: SearchSpace) -> tuple[Subnet, ...]:
     return tuple(space.subnet(ks=k, e=e, d=d) for k, e, d in LADDER)
 
 
-def train_options(space: SearchSpace, steps: int, seed: int) -> TrainOptions:
+def train_options(space: SearchSpace, phase: Phase, recipe: Recipe) -> TrainOptions:
     inner = ladder(space)[1:-1]  # the two ends are trained in every step anyway
-    return TrainOptions(steps=steps, seed=seed, favourites=inner)
+    steps = max(1, round(phase.steps * recipe.scale))
+    return TrainOptions(
+        steps=steps, learning_rate=phase.learning_rate, seed=recipe.seed, favourites=inner
+    )
 
 
 def to_input(images: digits_data.Images) -> Tensor:
@@ -63,8 +84,10 @@ def to_input(images: digits_data.Images) -> Tensor:
     return (x - PREPROCESSING.mean[0]) / PREPROCESSING.std[0]
 
 
-def training_batches(steps: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for images, labels in digits_data.training_batches(BATCH, steps, seed, first):
+def training_batches(
+    steps: int, seed: int, first: int, how: digits_data.Distortion
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in digits_data.training_batches(BATCH, steps, seed, first, how):
         yield to_input(images), torch.from_numpy(labels)
 
 
@@ -84,19 +107,8 @@ def make(recipe: Recipe, progress: Progress) -> AccuracyCard:
     """
     torch.manual_seed(recipe.seed)
     net = digits()
-    options = train_options(net.space, recipe.steps, recipe.seed)
-
-    def on_step(step: Step) -> None:
-        detail = f"loss {step.largest_loss:.3f}, smallest {step.smallest_loss:.3f}"
-        progress("train", step.index + 1, recipe.steps, detail)
-
-    train(
-        net,
-        lambda first: training_batches(recipe.steps, recipe.seed, first),
-        options,
-        recipe.folder / "training-state.pt",
-        on_step,
-    )
+    for phase in PHASES:
+        _train(net, phase, recipe, progress)
     for parameter in net.parameters():
         parameter.data = parameter.data.to(FILE_DTYPE).float()
     chosen = _select(net, recipe, progress)
@@ -105,10 +117,28 @@ def make(recipe: Recipe, progress: Progress) -> AccuracyCard:
     return _report(checkpoint, chosen, progress)
 
 
+def _train(net: OFAMobileNetV3, phase: Phase, recipe: Recipe, progress: Progress) -> None:
+    options = train_options(net.space, phase, recipe)
+    last = max(1, round(phase.share * options.steps))
+
+    def on_step(step: Step) -> None:
+        detail = f"loss {step.largest_loss:.3f}, smallest {step.smallest_loss:.3f}"
+        progress(f"train, {phase.name}", step.index + 1, last, detail)
+
+    train(
+        net,
+        lambda first: training_batches(last, recipe.seed, first, phase.how),
+        options,
+        recipe.folder / f"training-{phase.name}.pt",
+        on_step,
+    )
+
+
 def _select(net: OFAMobileNetV3, recipe: Recipe, progress: Progress) -> list[Subnet]:
     """Calibrate the ladder and keep the subnets that the select split can tell apart."""
     candidates = ladder(net.space)
-    calibration = training_batches(CALIBRATION_IMAGES // BATCH, recipe.seed + 1, 0)
+    steps = CALIBRATION_IMAGES // BATCH
+    calibration = training_batches(steps, recipe.seed + 1, 0, digits_data.HARSH)
     done = iter(range(1, len(candidates) + 1))
     calibrate(
         net,
@@ -194,23 +224,24 @@ def _model_card(card: AccuracyCard, entries: list[AccuracyEntry], right: dict[Su
         f"| `{entry.id}` | {subnet} | {entry.accuracy:.2f} | {entry.standard_error:.2f} | {gap} |"
         for entry, subnet, gap in zip(entries, right, gaps, strict=True)
     ]
-    how = digits_data.DISTORTION
+    how = digits_data.HARSH
     text = f"""# Model card: digits
 
 A small member of the Once-for-All MobileNetV3 family for 32x32 grey images of single handwritten
 digits, made by `superserve train digits`. It exists to show and test elastic serving on any
 machine; it is no OCR system.
 
-- **Data**: {digits_data.SOURCE}. 1097 digits to train and calibrate, 300 to select the subnets,
-  {independent} to report; the splits share no digit.
+- **Data**: {digits_data.SOURCE}. 1097 digits to train and
+  calibrate, 300 to select the subnets, {independent} to report; the splits share no digit.
 - **Distortion**: rotation ±{how.rotation_degrees:g}°, scale {how.scale[0]:g}-{how.scale[1]:g},
   shift ±{how.shift:g} of the side, Gaussian noise with a deviation of
   {how.noise[0]:g}-{how.noise[1]:g} of full scale; each drawn uniformly per image.
-- **Training**: sandwich rule with in-place distillation; `supernets/digits_recipe.py` is the whole
-  recipe.
+- **Training**: sandwich rule with in-place distillation, first on milder distortions;
+  `supernets/digits_recipe.py` is the whole recipe.
 - **Weights**: stored as float16, SHA-256 `{card.weights_hash}`.
-- **Accuracy**: top-1, measured on {card.samples} images.
-  {card.notes}
+- **Accuracy**: top-1, measured on {card.samples} distorted images of the report split.
+  {independent} independent digits, {REPORT_COPIES} fixed distortions of each; standard errors are
+  over digits, as the copies of a digit are not independent.
 
 | subnet | settings | accuracy % | s.e. | above the row before, in paired s.e. |
 |---|---|---|---|---|

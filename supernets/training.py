@@ -92,15 +92,17 @@ def train(
 ) -> None:
     """Train ``net`` in place.
 
-    With ``state_file`` the state is saved there every ``save_every`` steps and read back if it
-    exists, so that an interrupted run goes on where it was. Raises ``ValueError`` if the file comes
-    from a run with other options.
+    With ``state_file`` the state is saved there every ``save_every`` steps and at the end, and read
+    back if it exists, so that an interrupted run goes on where it was. Training ends after
+    ``options.steps``, or when ``batches`` has no more. Raises ``ValueError`` if the file comes from
+    a run with other options.
     """
     net.train()
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
     first = _restore(net, optimiser, options, state_file) if state_file else 0
+    done = saved = first
     for index, (images, labels) in enumerate(batches(first), start=first):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(index, options)
@@ -108,10 +110,13 @@ def train(
         if progress is not None:
             progress(step)
         done = index + 1
-        if state_file and (done % options.save_every == 0 or done == options.steps):
+        if state_file and done % options.save_every == 0:
             _save(net, optimiser, options, state_file, done)
+            saved = done
         if done >= options.steps:
             break
+    if state_file and saved < done:
+        _save(net, optimiser, options, state_file, done)
     net.eval()
 
 

@@ -223,7 +223,7 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path(
         "runs/digits"
     ),
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
+    scale: Annotated[float, typer.Option(help="Of the steps; under 1 for a trial.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of weights, batches and subnets.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
@@ -235,7 +235,7 @@ def train(
     from supernets import digits_recipe
 
     torch.set_num_threads(threads)
-    recipe = digits_recipe.Recipe(output, steps or digits_recipe.STEPS, seed)
+    recipe = digits_recipe.Recipe(output, scale, seed)
     with _progress_bar() as bar:
         tasks: dict[str, Any] = {}
 
@@ -249,6 +249,40 @@ def train(
         print(f"{entry.id}  {entry.accuracy:6.2f} ± {entry.standard_error:.2f} %")
     print(f"Wrote {output}/digits.safetensors, its accuracy card and its model card.")
     print(f"Serve it: superserve serve --checkpoint {output}/digits.safetensors")
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(help="Of one run: calm, burst, calm.")] = 30.0,
+    slo_ms: Annotated[float | None, typer.Option(help="Else by the profile.")] = None,
+    burst_factor: Annotated[float, typer.Option(help="Times the largest's capacity.")] = 2.0,
+    policy: Annotated[str, typer.Option(help="Else the server's.")] = "",
+    compare: Annotated[bool, typer.Option(help="Run a fixed largest subnet too.")] = True,
+    url: Annotated[str, typer.Option(help="A running server; else one is started.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
+    output: Annotated[str, typer.Option("-o", "--output", help="The picture.")] = (
+        "superserve-demo.png"
+    ),
+    json_file: Annotated[str, typer.Option("--json", help="A file for the numbers.")] = "",
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Send calm, burst, calm to a server, show it live, and draw what happened."""
+    from loadtest.demo import DemoOptions, run_demo
+    from supernets.digits_data import sample_images
+
+    options = DemoOptions(
+        url=url,
+        policy=policy,
+        compare=compare,
+        seconds=seconds,
+        slo_ms=slo_ms,
+        burst_factor=burst_factor,
+        seed=seed,
+        output=output,
+        json=json_file,
+        serve_arguments=("--checkpoint", checkpoint) if checkpoint else (),
+    )
+    raise typer.Exit(run_demo(options, sample_images(400)))
 
 
 def _progress_bar() -> Progress:

@@ -106,7 +106,7 @@ class ModelQueue:
         hopeless: list[Query] = []
         while now > edf.head_deadline - self._cheapest:
             hopeless += edf.take(1)
-        while expiries and (now > expiries[0][0] or not edf.holds(expiries[0][2])):
+        while expiries and now > expiries[0][0]:
             query = heappop(expiries)[2]
             if edf.holds(query):
                 edf.remove(query.id)

@@ -1,4 +1,4 @@
-"""The import rule, executable: who may import whom, which files stay pure, what stays torch-free."""
+"""The import rule, executable: who imports whom, what stays pure, what stays torch-free."""
 
 import ast
 import pathlib

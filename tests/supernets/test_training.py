@@ -39,10 +39,12 @@ def test_an_interrupted_run_ends_where_the_whole_one_does(tmp_path):
     whole, broken = fresh(), fresh()
     train(whole, batches, options)
 
-    def three(first: int):
-        return islice(batches(first), 3)
+    def interrupt(step):
+        if step.index == 3:
+            raise KeyboardInterrupt
 
-    train(broken, three, options, tmp_path / "state.pt")
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, batches, options, tmp_path / "state.pt", interrupt)
     resumed = fresh()
     seen = []
     train(resumed, batches, options, tmp_path / "state.pt", seen.append)
@@ -50,6 +52,15 @@ def test_an_interrupted_run_ends_where_the_whole_one_does(tmp_path):
     assert [step.index for step in seen] == [2, 3, 4, 5]
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_state_at_the_end_of_the_batches_is_kept(tmp_path):
+    options = TrainOptions(steps=6, save_every=2)
+    train(fresh(), lambda first: islice(batches(first), 3), options, tmp_path / "state.pt")
+    seen = []
+    train(fresh(), batches, options, tmp_path / "state.pt", seen.append)
+
+    assert [step.index for step in seen] == [3, 4, 5]
 
 
 def test_a_state_of_other_options_is_refused(tmp_path):
