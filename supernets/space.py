@@ -29,6 +29,7 @@ class Subnet:
 
     family: str
     settings: tuple[tuple[str, Setting], ...]
+    text: str = field(default="", repr=False, compare=False)  # for people; the space words it
     id: str = field(init=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
 
@@ -49,7 +50,7 @@ class Subnet:
         raise KeyError(name)
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={_compact(setting)}" for name, setting in self.settings)
+        return self.text or " ".join(f"{name}={_compact(s)}" for name, s in self.settings)
 
     def config(self) -> dict[str, list[Value]]:
         """The settings as lists; `SearchSpace.subnet(**config)` gives this subnet back."""
@@ -92,6 +93,11 @@ class SearchSpace:
         """Reset what has no effect to the smallest option. The base space has nothing to reset."""
         return settings
 
+    def describe(self, settings: dict[str, Setting]) -> str:
+        """The settings in words; empty for the plain form."""
+        del settings
+        return ""
+
     def subnet(self, **config: Value | Sequence[Value]) -> Subnet:
         """The subnet with these settings; a scalar stands for the same value everywhere.
 
@@ -107,7 +113,8 @@ class SearchSpace:
                 f"{'; missing: ' + ', '.join(missing) if missing else ''}"
             )
         checked = {d.name: _checked(d, config[d.name]) for d in self.dimensions}
-        return Subnet(self.family, tuple(self.canonical(checked).items()))
+        settings = self.canonical(checked)
+        return Subnet(self.family, tuple(settings.items()), self.describe(settings))
 
     def from_json(self, document: Mapping[str, object]) -> Subnet:
         """Read `Subnet.to_json`; raises ``ValueError`` for another family or a bad setting."""
@@ -192,6 +199,19 @@ class StagedSpace(SearchSpace):
             )
             for d in self.dimensions
         }
+
+    def describe(self, settings: dict[str, Setting]) -> str:
+        """Only what runs: one value where a setting is the same everywhere, else by stage."""
+        depth, words = settings["d"], [f"d={_compact(settings['d'])}"]
+        for name in (d.name for d in self.dimensions if d.name != "d"):
+            stages = [
+                settings[name][stage * self.blocks_per_stage :][: int(active)]
+                for stage, active in enumerate(depth)
+            ]
+            whole = tuple(value for stage in stages for value in stage)
+            same = len(set(whole)) == 1
+            words.append(f"{name}={_compact(whole) if same else '|'.join(map(_compact, stages))}")
+        return " ".join(words)
 
     @property
     def size(self) -> int:

@@ -106,12 +106,12 @@ async def _serve(config: Config) -> None:
 
 
 def _subnet_table(name: str, profile: Any, readable: dict[str, str]) -> Table:
-    table = Table(title=f"Subnets of {name}, ascending in accuracy")
-    table.add_column("subnet")
-    table.add_column("accuracy %", justify="right")
+    table = Table(title=f"Subnets of {name}: accuracy, planned ms per batch size")
+    table.add_column("subnet", no_wrap=True)
+    table.add_column("%", justify="right", no_wrap=True)
     for batch in profile.batch_sizes:
-        table.add_column(f"ms at {batch}", justify="right")
-    table.add_column("settings", overflow="ellipsis", no_wrap=True, max_width=40)
+        table.add_column(f"ms/{batch}", justify="right", no_wrap=True)
+    table.add_column("settings", overflow="ellipsis", no_wrap=True)
     for subnet, accuracy, row in zip(
         profile.subnets, profile.accuracies, profile.latencies, strict=True
     ):

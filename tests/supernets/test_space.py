@@ -100,6 +100,13 @@ def test_ratios_survive_json_rounding():
     assert space.subnet(e=[0.35000000000000003, 0.2]) == space.subnet(e=[0.35, 0.2])
 
 
+def test_the_readable_form_tells_only_what_runs():
+    space = tiny()
+
+    assert str(space.subnet(k=[5, 3, 5, 5], d=[1, 2])) == "d=1,2 k=5"
+    assert str(space.subnet(k=[5, 3, 5, 3], d=[1, 2])) == "d=1,2 k=5|5,3"
+
+
 def test_smallest_and_largest_are_the_ends():
     space = tiny()
 

@@ -67,6 +67,12 @@ def test_an_ended_dispatch_gives_its_credit_back_at_the_old_place(table):
     assert names(table) == ["a", "b", "c"]
 
 
+def test_a_worker_that_has_all_its_credits_back_is_asked_once(table):
+    begin(table, "b", 0, 0.0, 5.0)
+    table.end("b", 0, 5.0)
+    assert names(table) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(("name", "id_"), [("a", 1), ("b", 0), ("nobody", 0)])
 def test_only_who_holds_a_dispatch_can_end_it(table, name, id_):
     begin(table, "a", 0, 0.0, 5.0)
