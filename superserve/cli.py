@@ -167,13 +167,11 @@ def models(
                 for subnet in model.subnets:
                     print(f"{subnet.id}  {subnet.accuracy:6.2f} %  {subnet.settings}")
         return
-    from importlib import import_module
-
     from supernets.accuracy_card import AccuracyCard, card_path
     from supernets.registry import default_checkpoint, list_supernets
+    from superserve.plugins import import_plugins
 
-    for module in load_config({"plugins": plugins}).plugins:
-        import_module(module)
+    import_plugins(load_config({"plugins": plugins}).plugins)
     for name in list_supernets():
         weights = default_checkpoint(name)
         if weights is None:

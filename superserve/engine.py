@@ -1,6 +1,5 @@
 """One device with its resident supernets: pixels and a subnet in, the top-k out. Imports torch."""
 
-import importlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from supernets.supernet import Supernet
 from superserve.engine_types import EngineResult, EngineSpec
 from superserve.errors import ConfigError
 from superserve.messages import ModelInfo, Preprocessing
+from superserve.plugins import import_plugins
 
 WARM_UP_BATCHES = (1, 16)
 
@@ -32,11 +32,7 @@ class Engine:
     def __init__(self, spec: EngineSpec) -> None:
         torch.set_num_threads(spec.threads)
         self._device = _device(spec.device)
-        for module in spec.plugins:
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                raise ConfigError(f"cannot import the plugin {module}: {error}") from error
+        import_plugins(spec.plugins)
         checkpoint = _checkpoint(spec)
         try:
             net = create_supernet(spec.supernet, checkpoint)

@@ -7,7 +7,7 @@ import numpy as np
 
 from superserve.config import Config
 from superserve.decode import decode
-from superserve.errors import BadImage
+from superserve.errors import BadImage, ClientError
 from superserve.profiling import engine_spec
 
 
@@ -20,20 +20,26 @@ def classify_here(
     """
     from superserve.engine import Engine
 
+    contents = [_read(file) for file in files]
     engine = Engine(engine_spec(config, "cpu"))
     model = engine.models[0]
     step = model.preprocessing
     largest = max(model.accuracies, key=lambda subnet: model.accuracies[subnet])
     rows = []
-    for file in files:
+    for file, content in zip(files, contents, strict=True):
         pixels = np.empty((1, step.height, step.width, step.channels), np.uint8)
         try:
-            decode(file.read_bytes(), step, pixels[0], max_pixels=config.max_pixels)
-        except OSError as error:
-            raise BadImage(f"cannot read {file}: {error.strerror}") from error
-        except BadImage as error:
+            decode(content, step, pixels[0], max_pixels=config.max_pixels)
+        except ClientError as error:
             raise BadImage(f"{file}: {error.message}") from error
         result = engine.run(model.name, largest, pixels, top_k)
         labels = [model.labels[index] for index in result.indices[0]]
         rows.append(list(zip(labels, result.scores[0].tolist(), strict=True)))
     return rows
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadImage(f"cannot read {file}: {error.strerror}") from error
