@@ -22,37 +22,20 @@ from supernets.space import SearchSpace, Subnet
 from supernets.training import Step, TrainOptions, train
 
 BATCH = 64
+STEPS = 600
+LEARNING_RATE = 4e-3
 SELECT_COPIES, REPORT_COPIES = 16, 16
 CALIBRATION_IMAGES = 2048
 FILE_DTYPE = torch.float16  # halves the file; every accuracy is measured after the rounding
 
 # (kernel, expand, depth), uniform over all blocks, from the smallest to the largest subnet.
 LADDER = (
-    (3, 2, 1), (5, 2, 1), (3, 4, 1), (5, 4, 1), (7, 4, 1), (3, 2, 2), (5, 2, 2), (5, 4, 2),
-    (7, 4, 2), (5, 4, 3), (7, 4, 3), (5, 4, 4), (7, 4, 4), (5, 4, 6), (7, 6, 4), (7, 4, 6),
-    (7, 6, 6), (7, 6, 8),
+    (3, 1, 1), (5, 1, 1), (3, 2, 1), (5, 2, 1), (5, 4, 1), (7, 4, 1), (3, 2, 2), (5, 2, 2),
+    (5, 4, 2), (7, 4, 2), (5, 4, 3), (7, 4, 3), (5, 4, 4), (7, 4, 4), (5, 4, 6), (7, 8, 4),
+    (7, 8, 6), (7, 8, 8), (7, 8, 12),
 )  # fmt: skip
 
 Progress = Callable[[str, int, int, str], None]  # phase, done, total, detail
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One stretch of training: a learning-rate schedule of its own, of which ``share`` is run."""
-
-    name: str
-    how: digits_data.Distortion
-    steps: int
-    learning_rate: float
-    share: float = 1.0
-
-
-# Easy first: a network that is thirty blocks deep learns nothing from noise alone.
-PHASES = (
-    # Cut before its learning rate is small: the next phase would undo what that refines.
-    Phase("mild", digits_data.MILD, 1500, 3e-3, share=0.8),
-    Phase("harsh", digits_data.HARSH, 600, 2e-3),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +53,13 @@ def ladder(space: SearchSpace) -> tuple[Subnet, ...]:
     return tuple(space.subnet(ks=k, e=e, d=d) for k, e, d in LADDER)
 
 
-def train_options(space: SearchSpace, phase: Phase, recipe: Recipe) -> TrainOptions:
-    inner = ladder(space)[1:-1]  # the two ends are trained in every step anyway
-    steps = max(1, round(phase.steps * recipe.scale))
+def train_options(space: SearchSpace, recipe: Recipe) -> TrainOptions:
     return TrainOptions(
-        steps=steps, learning_rate=phase.learning_rate, seed=recipe.seed, favourites=inner
+        steps=max(1, round(STEPS * recipe.scale)),
+        learning_rate=LEARNING_RATE,
+        random_subnets=2,
+        favourites=ladder(space)[1:-1],  # the two ends are trained in every step anyway
+        seed=recipe.seed,
     )
 
 
@@ -84,10 +69,8 @@ def to_input(images: digits_data.Images) -> Tensor:
     return (x - PREPROCESSING.mean[0]) / PREPROCESSING.std[0]
 
 
-def training_batches(
-    steps: int, seed: int, first: int, how: digits_data.Distortion
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for images, labels in digits_data.training_batches(BATCH, steps, seed, first, how):
+def training_batches(steps: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in digits_data.training_batches(BATCH, steps, seed, first):
         yield to_input(images), torch.from_numpy(labels)
 
 
@@ -107,8 +90,7 @@ def make(recipe: Recipe, progress: Progress) -> AccuracyCard:
     """
     torch.manual_seed(recipe.seed)
     net = digits()
-    for phase in PHASES:
-        _train(net, phase, recipe, progress)
+    _train(net, recipe, progress)
     for parameter in net.parameters():
         parameter.data = parameter.data.to(FILE_DTYPE).float()
     chosen = _select(net, recipe, progress)
@@ -117,19 +99,18 @@ def make(recipe: Recipe, progress: Progress) -> AccuracyCard:
     return _report(checkpoint, chosen, progress)
 
 
-def _train(net: OFAMobileNetV3, phase: Phase, recipe: Recipe, progress: Progress) -> None:
-    options = train_options(net.space, phase, recipe)
-    last = max(1, round(phase.share * options.steps))
+def _train(net: OFAMobileNetV3, recipe: Recipe, progress: Progress) -> None:
+    options = train_options(net.space, recipe)
 
     def on_step(step: Step) -> None:
         detail = f"loss {step.largest_loss:.3f}, smallest {step.smallest_loss:.3f}"
-        progress(f"train, {phase.name}", step.index + 1, last, detail)
+        progress("train", step.index + 1, options.steps, detail)
 
     train(
         net,
-        lambda first: training_batches(last, recipe.seed, first, phase.how),
+        lambda first: training_batches(options.steps, recipe.seed, first),
         options,
-        recipe.folder / f"training-{phase.name}.pt",
+        recipe.folder / "training-state.pt",
         on_step,
     )
 
@@ -137,8 +118,7 @@ def _train(net: OFAMobileNetV3, phase: Phase, recipe: Recipe, progress: Progress
 def _select(net: OFAMobileNetV3, recipe: Recipe, progress: Progress) -> list[Subnet]:
     """Calibrate the ladder and keep the subnets that the select split can tell apart."""
     candidates = ladder(net.space)
-    steps = CALIBRATION_IMAGES // BATCH
-    calibration = training_batches(steps, recipe.seed + 1, 0, digits_data.HARSH)
+    calibration = training_batches(CALIBRATION_IMAGES // BATCH, recipe.seed + 1, 0)
     done = iter(range(1, len(candidates) + 1))
     calibrate(
         net,
@@ -224,7 +204,7 @@ def _model_card(card: AccuracyCard, entries: list[AccuracyEntry], right: dict[Su
         f"| `{entry.id}` | {subnet} | {entry.accuracy:.2f} | {entry.standard_error:.2f} | {gap} |"
         for entry, subnet, gap in zip(entries, right, gaps, strict=True)
     ]
-    how = digits_data.HARSH
+    how = digits_data.DISTORTION
     text = f"""# Model card: digits
 
 A small member of the Once-for-All MobileNetV3 family for 32x32 grey images of single handwritten
@@ -236,7 +216,7 @@ machine; it is no OCR system.
 - **Distortion**: rotation ±{how.rotation_degrees:g}°, scale {how.scale[0]:g}-{how.scale[1]:g},
   shift ±{how.shift:g} of the side, Gaussian noise with a deviation of
   {how.noise[0]:g}-{how.noise[1]:g} of full scale; each drawn uniformly per image.
-- **Training**: sandwich rule with in-place distillation, first on milder distortions;
+- **Training**: sandwich rule with in-place distillation;
   `supernets/digits_recipe.py` is the whole recipe.
 - **Weights**: stored as float16, SHA-256 `{card.weights_hash}`.
 - **Accuracy**: top-1, measured on {card.samples} distorted images of the report split.

@@ -24,6 +24,11 @@ from supernets.ofa_mobilenetv3 import OFAMobileNetV3
 from supernets.space import Subnet
 from supernets.supernet import ResidentForm
 
+# Bytes of the widest activation that a block works on at once on a CPU. A batch of large images is
+# taken in parts: they stay in the cache, and the allocator then reuses their memory instead of
+# mapping fresh pages for every op, which can take longer than the op itself.
+CPU_WORKING_SET = 4 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Norm:
@@ -60,6 +65,14 @@ class Block:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` [N, H, W, C_in] -> [N, H', W', C_out]."""
+        if len(x) > 1 and x.device.type == "cpu":
+            widest = x[0, :, :, 0].numel() * self.filters.shape[0] * x.element_size()
+            together = max(1, CPU_WORKING_SET // widest)
+            if together < len(x):
+                return torch.cat([self._run(part) for part in x.split(together)])
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         y, act = x, self.activation
         if self.expand is not None and self.expand_norm is not None:
             norm = self.expand_norm
