@@ -43,6 +43,7 @@ def save(net: Supernet, path: str | Path, dtype: torch.dtype = torch.float32) ->
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata)
+    path.chmod(0o644)  # the library writes for the owner alone; weights are there to be shared
 
 
 def read_definition(path: Path, name: str) -> dict[str, Any]:
