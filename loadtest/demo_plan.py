@@ -10,7 +10,7 @@ from policies.types import Profile
 SHARES = (("calm", 8 / 30), ("burst", 10 / 30), ("calm again", 12 / 30))
 CALM = 0.3  # of the largest subnet's capacity
 HEADROOM = 0.5  # of the smallest subnet's capacity: the burst must be possible to serve
-SLO_BATCHES = 2.0  # the largest subnet's full batch runs, while the next one gathers
+SLO_BATCHES = 2.5  # the largest subnet's full batches: one runs, one gathers, and some reserve
 SLO_STEP = 0.005  # seconds, rounded up to
 SMALLEST_SLO = 0.025  # seconds: timers are good to about 1 ms, and 5 % of the SLO must exceed that
 

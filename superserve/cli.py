@@ -71,6 +71,7 @@ def serve(
     margin_ms: Annotated[
         float | None, _default("Planned on top of the profile.", "margin_ms")
     ] = None,
+    reserve: Annotated[float | None, _default("Share of the SLO kept back.", "reserve")] = None,
     slots: Annotated[int | None, _default("Images in the server at once.", "slots")] = None,
     drain_s: Annotated[float | None, _default("Seconds to finish at SIGTERM.", "drain_s")] = None,
     allow_uncalibrated: Annotated[

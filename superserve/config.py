@@ -32,6 +32,9 @@ class Config:
     max_slo_ms: float = 60_000.0
     late: Literal["drop", "serve"] = "drop"  # what becomes of a query that can no longer be on time
     margin_ms: float = 1.0  # planned on top of the profiled p99: queueing, transfer, answer
+    # Share of a query's time that policies may not plan with: batches take longer than profiled
+    # when the cores are shared, and an answer takes time to reach the client.
+    reserve: float = 0.35
     slots: int = 1024  # images in the server at once; one more is answered 503
     max_body_bytes: int = 16 * 2**20
     max_upload_bytes: int = 512 * 2**20  # of all bodies in the server; one more is answered 503
@@ -55,6 +58,8 @@ class Config:
         for name in ("margin_ms", "drain_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative: {getattr(self, name)}")
+        if not 0 <= self.reserve < 1:
+            raise ConfigError(f"reserve must be a share from 0 to below 1, not {self.reserve}")
         if not 0 <= self.port <= 65_535:
             raise ConfigError(f"port must be 0 to 65535, not {self.port}")
         if self.late not in {"drop", "serve"}:

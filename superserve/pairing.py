@@ -37,13 +37,20 @@ class Pairing:
     faster device, or a worker that is done sooner, neither is wasted here nor blocks those behind.
     """
 
-    __slots__ = ("_admit", "_alone", "_floors", "_on_tick", "_policy", "_tick_period", "profile",
-                 "queue", "tick_due", "workers")  # fmt: skip
+    __slots__ = ("_admit", "_alone", "_floors", "_on_tick", "_policy", "_reserve", "_tick_period",
+                 "profile", "queue", "tick_due", "workers")  # fmt: skip
 
     def __init__(
-        self, queue: ModelQueue, profile: Profile, make_policy: MakePolicy, *, alone: bool
+        self,
+        queue: ModelQueue,
+        profile: Profile,
+        make_policy: MakePolicy,
+        *,
+        alone: bool,
+        reserve: float = 0.0,
     ) -> None:
-        """``alone``: no other device type serves this model."""
+        """``alone``: no other device type serves this model. ``reserve``: see `Scheduler`."""
+        self._reserve = reserve
         self.queue = queue
         self.profile = profile
         self.workers: Sequence[Worker] = ()  # all that serve the model, of any device type
@@ -93,10 +100,17 @@ class Pairing:
         if not view.waiting:
             return None
         try:
-            choice = self._policy.choose(view, start)
+            choice = self._policy.choose(view, start + self._kept_back())
         except Exception as error:
             raise PolicyError(f"{self._policy!r} failed in choose: {error!r}") from error
         return None if choice is None else self._take(self._checked(choice), now, start)
+
+    def _kept_back(self) -> float:
+        """Seconds of the head's budget that the policy may not spend."""
+        if not self._reserve:
+            return 0.0
+        head = next(iter(self.queue.edf))
+        return self._reserve * (head.deadline - head.arrival)
 
     def next_late_batch(self) -> Batch | None:
         """Take the longest late off the queue, for the smallest subnet that the first allows."""

@@ -24,7 +24,10 @@ class Scheduler:
     ``profiles`` maps (model, device type) to the latencies to plan with. With ``late="drop"`` a
     hopeless query (see `ModelQueue`) is dropped; with ``"serve"`` it waits until none but hopeless
     ones are left, and then runs on the smallest subnet that meets its floor, in the largest batch.
-    A query that finds ``max_waiting`` others waiting is dropped.
+    A query that finds ``max_waiting`` others waiting is dropped. ``reserve`` is the share of the
+    head's budget (deadline less arrival) that policies do not get to see: a policy that fills the
+    slack to the brim is late whenever a batch takes longer than planned. What is hopeless is
+    judged without it.
     """
 
     def __init__(
@@ -34,18 +37,25 @@ class Scheduler:
         *,
         late: Literal["drop", "serve"] = "drop",
         max_waiting: int | None = None,
+        reserve: float = 0.0,
     ) -> None:
         if not profiles:
             raise ValueError("a scheduler needs at least one profile")
         if late not in {"drop", "serve"}:
             raise ValueError(f"late must be drop or serve, not {late!r}")
+        if not 0.0 <= reserve < 1.0:
+            raise ValueError(f"reserve must be a share from 0 to below 1, not {reserve}")
         by_model: dict[str, list[Profile]] = {}
         for (model, _), profile in profiles.items():
             by_model.setdefault(model, []).append(profile)
         self._queues = {model: ModelQueue(model, its) for model, its in by_model.items()}
         self._pairings = {
             key: Pairing(
-                self._queues[key[0]], profile, make_policy, alone=len(by_model[key[0]]) == 1
+                self._queues[key[0]],
+                profile,
+                make_policy,
+                alone=len(by_model[key[0]]) == 1,
+                reserve=reserve,
             )
             for key, profile in profiles.items()
         }

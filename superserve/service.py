@@ -62,7 +62,7 @@ async def running(
             await pool.stop()
             raise
     try:
-        scheduler = Scheduler(tables, make_policy, late=config.late)
+        scheduler = Scheduler(tables, make_policy, late=config.late, reserve=config.reserve)
         dispatcher = Dispatcher(
             scheduler,
             pool,
