@@ -26,8 +26,9 @@ def resolve(name: str, known: Mapping[str, type]) -> type:
         )
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot load the policy {name!r}: {error}") from error
+    except Exception as error:
+        # Somebody else's module: whatever it raises, it is the policy that cannot be loaded.
+        raise ValueError(f"cannot load the policy {name!r}: {error!r}") from error
     if isinstance(found, type) and callable(getattr(found, "choose", None)):
         return found
     raise ValueError(f"{name!r} is no policy: it needs to be a class with a choose method")

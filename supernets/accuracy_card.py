@@ -21,6 +21,12 @@ class AccuracyEntry:
     standard_error: float | None
     source: Source = "measured"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.accuracy, int | float) or not 0 <= self.accuracy <= 100:
+            raise ValueError(f"the accuracy of {self.id} is no percentage: {self.accuracy!r}")
+        if not isinstance(self.config, dict):
+            raise TypeError(f"the settings of {self.id} are no object: {self.config!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class AccuracyCard:
@@ -28,6 +34,7 @@ class AccuracyCard:
 
     supernet: str
     weights_hash: str
+    file_hash: str  # of the whole checkpoint: recalibrating changes accuracies
     dataset: str
     samples: int
     subnets: tuple[AccuracyEntry, ...]
@@ -52,4 +59,4 @@ class AccuracyCard:
 
 def card_path(checkpoint: Path) -> Path:
     """Where the card of a checkpoint lies: beside it, ``x.safetensors`` -> ``x.accuracy.json``."""
-    return checkpoint.with_suffix(".accuracy.json")
+    return checkpoint.with_name(f"{checkpoint.name.removesuffix('.safetensors')}.accuracy.json")

@@ -22,6 +22,8 @@ def calibrate(
     ``batches`` of preprocessed training images [N, C, H, W], about 1000 to 2000 in all (OFA and
     SuperServe use 2000). They are read once and kept in memory. ``ValueError`` if there are none.
     """
+    if not net.norms():
+        return  # without batch normalisation there is nothing to calibrate
     kept = list(batches)
     if not kept:
         raise ValueError("calibration needs at least one batch of training images")

@@ -1,7 +1,8 @@
 """Supernets on disk: safetensors with the architecture, the labels and the statistics inside."""
 
 import json
-import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from supernets.space import Subnet
 from supernets.statistics import LayerStatistics, SubnetStatistics
 from supernets.supernet import Preprocessing, Supernet
 
-FOREIGN = {".pt", ".pth", ".bin", ""}  # the published OFA files have no extension at all
+OWN_SUFFIX = ".safetensors"  # everything else is foreign: the published OFA files end in "w1.0"
 
 
 def save(net: Supernet, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -41,6 +42,9 @@ def save(net: Supernet, path: str | Path, dtype: torch.dtype = torch.float32) ->
         "preprocessing": json.dumps(net.preprocessing.to_json()),
         "subnets": json.dumps(subnets),
     }
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite in {dtype}: it cannot be saved so")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata)
     path.chmod(0o644)  # the library writes for the owner alone; weights are there to be shared
@@ -51,17 +55,16 @@ def read_definition(path: Path, name: str) -> dict[str, Any]:
 
     Raises `CheckpointError` when the file is of another supernet.
     """
-    if path.suffix in FOREIGN:
+    if path.suffix != OWN_SUFFIX:
         return {}
     metadata = read_metadata(path)
-    if metadata["name"] != name:
+    with _malformed(path):
+        held, definition = metadata["name"], dict(json.loads(metadata["definition"]))
+    if held != name:
         raise CheckpointError(
-            f"{path} holds the supernet {metadata['name']!r}, not {name!r}; "
-            f"use create_supernet({metadata['name']!r}, checkpoint=...)"
+            f"{path} holds the supernet {held!r}, not {name!r}; "
+            f"use create_supernet({held!r}, checkpoint=...)"
         )
-    definition = json.loads(metadata["definition"])
-    if not isinstance(definition, dict):
-        raise CheckpointError(f"{path}: its definition is not an object")
     return definition
 
 
@@ -70,7 +73,7 @@ def load_into(net: Supernet, path: Path) -> None:
 
     Raises `CheckpointError` listing the problems.
     """
-    if path.suffix in FOREIGN:
+    if path.suffix != OWN_SUFFIX:
         _load_foreign(net, path)
         return
     metadata = read_metadata(path)
@@ -84,16 +87,39 @@ def load_into(net: Supernet, path: Path) -> None:
         if name.startswith(STATISTICS_PREFIX)
     }
     _check_weights(net, tensors, path)
-    subnets = [net.space.from_json(entry) for entry in json.loads(metadata["subnets"])]
-    statistics = _statistics(net, subnets, packed, path)
+    with _malformed(path):
+        subnets = [net.space.from_json(entry) for entry in json.loads(metadata["subnets"])]
+        labels = tuple(str(label) for label in json.loads(metadata["labels"]))
+        preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
+        if len(labels) != len(net.labels):
+            raise ValueError(f"{len(labels)} labels for {len(net.labels)} classes")
+        statistics = _statistics(net, subnets, packed, path)
+        shared = _shared(net, packed.get("shared"))
     net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     for subnet, entry in statistics.items():
         net.statistics[subnet] = entry
-    if "shared" in packed:
-        layout = {layer: len(norm.weight) for layer, norm in net.norms().items()}
-        net.statistics.shared = _unpack(packed["shared"], layout)
-    net.labels = tuple(json.loads(metadata["labels"]))
-    net.preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
+    net.statistics.shared = shared
+    net.labels, net.preprocessing = labels, preprocessing
+
+
+@contextmanager
+def _malformed(path: Path) -> Iterator[None]:
+    """What a damaged description raises becomes a `CheckpointError`."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} has a damaged description: {error!r}") from error
+
+
+def _shared(net: Supernet, packed: Tensor | None) -> SubnetStatistics | None:
+    if packed is None:
+        return None
+    layout = {layer: len(norm.weight) for layer, norm in net.norms().items()}
+    if tuple(packed.shape) != (2, sum(layout.values())) or not packed.isfinite().all():
+        raise ValueError("the shared statistics have the wrong shape or are not finite")
+    return _unpack(packed, layout)
 
 
 def _check_weights(net: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
@@ -125,7 +151,7 @@ def _statistics(
             problems.append(
                 f"statistics of {subnet.id} have shape {tuple(tensor.shape)}, not {(2, total)}"
             )
-        elif not tensor.isfinite().all() or tensor[1].min() < 0:
+        elif not tensor.isfinite().all() or (tensor[1] < 0).any():
             problems.append(f"statistics of subnet {subnet.id} are not finite variances")
         else:
             found[subnet] = _unpack(tensor, layout)
@@ -167,6 +193,8 @@ def _prefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _pack(statistics: SubnetStatistics) -> Tensor:
     """[2, total]: the means of all layers side by side, then the variances."""
+    if not statistics:
+        return torch.zeros(2, 0)
     means = torch.cat([entry.mean for entry in statistics.values()])
     return torch.stack([means, torch.cat([entry.var for entry in statistics.values()])])
 
@@ -189,7 +217,8 @@ def _load_foreign(net: Supernet, path: Path) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:
+        # The unpickler meets damage in many ways, none of which says more than this.
         raise CheckpointError(
             f"{path} is no readable checkpoint: cut off, or it holds more than tensors"
         ) from error

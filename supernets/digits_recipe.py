@@ -15,7 +15,7 @@ from supernets.calibration import calibrate
 from supernets.checkpoint import save
 from supernets.digits import PREPROCESSING, digits
 from supernets.evaluation import Hits, measure, paired_distance
-from supernets.fingerprint import weights_hash
+from supernets.fingerprint import file_hash, weights_hash
 from supernets.ofa_mobilenetv3 import OFAMobileNetV3
 from supernets.pareto import Candidate, distinguishable, pareto_front
 from supernets.space import SearchSpace, Subnet
@@ -179,6 +179,7 @@ def _report(checkpoint: Path, chosen: list[Subnet], progress: Progress) -> Accur
     card = AccuracyCard(
         supernet="digits",
         weights_hash=weights_hash(checkpoint),
+        file_hash=file_hash(checkpoint),
         dataset=f"{digits_data.SOURCE}; report split, never used for training or selection",
         samples=independent * REPORT_COPIES,
         subnets=tuple(entries),

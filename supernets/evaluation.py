@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from supernets.accuracy_card import AccuracyCard, AccuracyEntry, card_path
-from supernets.fingerprint import weights_hash
+from supernets.fingerprint import file_hash, weights_hash
 from supernets.space import Subnet
+from supernets.statistics import MissingStatistics
 
 Hits = npt.NDArray[np.bool_]
 
@@ -47,7 +48,9 @@ def paired_distance(a: Hits, b: Hits, clusters: int | None = None) -> float:
     """The difference of two subnets on the same images, in standard errors of that difference."""
     difference = a.astype(np.float64) - b.astype(np.float64)
     error = standard_error(difference, clusters)
-    return float(difference.mean() / error) if error > 0 else float("inf") * difference.mean()
+    if error == 0:
+        return 0.0 if difference.mean() == 0 else float(np.copysign(np.inf, difference.mean()))
+    return float(difference.mean() / error)
 
 
 def measure(
@@ -89,10 +92,16 @@ def evaluate(
     from supernets.registry import create_supernet
 
     path = Path(checkpoint)
+    weights, whole = weights_hash(path), file_hash(path)
     net = create_supernet(supernet, path)
+    missing = [s for s in subnets if net.norms() and s not in net.statistics]
+    if missing:
+        raise MissingStatistics(
+            f"subnet {missing[0].id} ({missing[0]}) is not calibrated in {path}"
+        )
     entries, right = measure(net.resident(), subnets, batches)
     card = AccuracyCard(
-        supernet, weights_hash(path), dataset, len(next(iter(right.values()))), tuple(entries)
+        supernet, weights, whole, dataset, len(next(iter(right.values()))), tuple(entries)
     )
     card.write(card_path(path))
     return card

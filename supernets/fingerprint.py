@@ -24,12 +24,16 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def weights_hash(path: Path) -> str:
-    """SHA-256 over all weights by name, without the statistics: what a latency profile is bound to.
+    """SHA-256 over the architecture and all weights, without the statistics.
 
-    Recalibrating changes no latency, so it leaves this hash as it is.
+    It is what a latency profile is bound to: recalibrating changes no latency, so it leaves this
+    hash as it is; another input size or stride does not.
     """
     header, data = _read_header(path)
+    metadata = header.get("__metadata__", {})
     digest = hashlib.sha256()
+    for key in ("definition", "preprocessing"):
+        digest.update(f"{key}={metadata.get(key)}\n".encode())
     for name in sorted(header):
         if name == "__metadata__" or name.startswith(STATISTICS_PREFIX):
             continue
@@ -38,6 +42,14 @@ def weights_hash(path: Path) -> str:
         digest.update(f"{name}:{entry['dtype']}:{entry['shape']}\n".encode())
         digest.update(data[start:end])
     return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of the whole file, statistics included: what an accuracy card is bound to."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], memoryview]:

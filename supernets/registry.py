@@ -67,20 +67,21 @@ def create_supernet(
     file) or a foreign ``.pt``/``.pth`` file that the family reads. Without it the weights are those
     that the supernet ships, and random where it ships none or ``pretrained`` is false. Raises
     ``KeyError`` for an unknown name, listing those that exist, and `CheckpointError` for a wrong
-    file.
+    file, or one that does not fit the ``options``. The net is in evaluation mode.
     """
     from supernets.checkpoint import load_into, read_definition
 
     if num_classes is not None:
         options["num_classes"] = num_classes
     registration = _registration(name)
-    if checkpoint is None and pretrained and not options:
+    if checkpoint is None and pretrained:
         checkpoint = registration.weights
-    if checkpoint is None:
-        return registration.builder(**options)
-    path = Path(checkpoint)
-    net = registration.builder(**{**read_definition(path, name), **options})
-    load_into(net, path)
+    path = None if checkpoint is None else Path(checkpoint)
+    net = registration.builder(**{**(read_definition(path, name) if path else {}), **options})
+    if net.name != name:
+        raise ValueError(f"the supernet registered as {name!r} calls itself {net.name!r}")
+    if path is not None:
+        load_into(net, path)
     return net.eval()
 
 

@@ -37,7 +37,7 @@ class Subnet:
         text = json.dumps([self.family, self.settings], separators=(",", ":"))
         digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
         object.__setattr__(self, "id", digest)
-        object.__setattr__(self, "_hash", hash((self.family, self.settings)))
+        object.__setattr__(self, "_hash", int(digest, 16))  # the same in every process
 
     def __hash__(self) -> int:
         # Looked up for every batch: hashing sixty numbers each time would be most of actuation.

@@ -81,7 +81,7 @@ class Supernet(nn.Module, ABC):
         """Logits [N, classes] of ``x`` [N, C, H, W], already preprocessed."""
         if self.training:
             return self.run(x, subnet, batch_statistics)
-        return self.run(x, subnet, Recorded(self.statistics[subnet]))
+        return self.run(x, subnet, Recorded(self.statistics[subnet] if self.norms() else {}))
 
     def resident(
         self,

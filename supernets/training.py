@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from supernets.errors import CheckpointError
 from supernets.space import Subnet
 from supernets.supernet import Supernet
 
@@ -94,8 +95,8 @@ def train(
 
     With ``state_file`` the state is saved there every ``save_every`` steps and at the end, and read
     back if it exists, so that an interrupted run goes on where it was. Training ends after
-    ``options.steps``, or when ``batches`` has no more. Raises ``ValueError`` if the file comes from
-    a run with other options.
+    ``options.steps``, or when ``batches`` has no more. Raises `CheckpointError` if the file is
+    of another network or of a run with other options.
     """
     net.train()
     optimiser = torch.optim.AdamW(
@@ -169,11 +170,18 @@ def _restore(
 ) -> int:
     if not file.exists():
         return 0
-    state = torch.load(file, weights_only=True)
-    if state["options"] != options.fingerprint():
-        raise ValueError(
-            f"{file} is the state of a run with other options; delete it or give another folder"
-        )
-    net.load_state_dict(state["net"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["done"])
+    try:
+        state = torch.load(file, weights_only=True)
+        same = state["options"] == options.fingerprint()
+        if same:
+            net.load_state_dict(state["net"])
+            optimiser.load_state_dict(state["optimiser"])
+            return int(state["done"])
+    except Exception as error:
+        # A file that is cut off or of another network fails in many ways, with one remedy.
+        raise CheckpointError(
+            f"{file} is no training state of this network; delete it or give another folder"
+        ) from error
+    raise CheckpointError(
+        f"{file} is the state of a run with other options; delete it or give another folder"
+    )

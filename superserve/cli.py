@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)
 
 Text = Annotated[str | None, typer.Option(show_default=False)]
 
@@ -198,9 +198,9 @@ def classify(
     top_k: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
 ) -> None:
     """Classify image files, on a running server or right here with the largest subnet."""
-    if url is None:
-        from superserve.local_classify import classify_here
+    from superserve.local_classify import classify_here, read_image
 
+    if url is None:
         config = load_config({"supernet": supernet, "checkpoint": checkpoint})
         rows = classify_here(config, files, top_k)
     else:
@@ -210,7 +210,7 @@ def classify(
         if slo_ms is not None:
             parameters["slo_ms"] = slo_ms
         with Client(url) as client:
-            answers = [client.classify(file, **parameters) for file in files]
+            answers = [client.classify(read_image(file), **parameters) for file in files]
         rows = [[(p.label, p.score) for p in answer.predictions] for answer in answers]
     for file, row in zip(files, rows, strict=True):
         print(f"{file}: " + ", ".join(f"{label} ({score:.1%})" for label, score in row))
@@ -222,8 +222,10 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path(
         "runs/digits"
     ),
-    scale: Annotated[float, typer.Option(help="Of the steps; under 1 for a trial.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and subnets.")] = 0,
+    scale: Annotated[
+        float, typer.Option(min=0.001, max=10.0, help="Of the steps; under 1 for a trial.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and subnets.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Train an embedded supernet, whole; interrupted, the same command goes on."""
@@ -252,13 +254,17 @@ def train(
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(help="Of one run: calm, burst, calm.")] = 30.0,
+    seconds: Annotated[
+        float, typer.Option(min=1.0, max=3600.0, help="Of one run: calm, burst, calm.")
+    ] = 30.0,
     slo_ms: Annotated[float | None, typer.Option(help="Else by the profile.")] = None,
-    burst_factor: Annotated[float, typer.Option(help="Times the largest's capacity.")] = 2.0,
+    burst_factor: Annotated[
+        float, typer.Option(min=0.1, max=100.0, help="Times the largest's capacity.")
+    ] = 2.0,
     policy: Annotated[str, typer.Option(help="Else the server's.")] = "",
     compare: Annotated[bool, typer.Option(help="Run a fixed largest subnet too.")] = True,
     url: Annotated[str, typer.Option(help="A running server; else one is started.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 0,
     output: Annotated[str, typer.Option("-o", "--output", help="The picture.")] = (
         "superserve-demo.png"
     ),
@@ -304,10 +310,11 @@ def _log_as_asked(config: Config) -> None:
 
 def main() -> None:
     """Run a command; an error of ours becomes one line and exit status 1."""
+    sys.path.insert(0, str(Path.cwd()))  # where people keep their own policies and supernets
     try:
         app()
     except (SuperServeError, CheckpointError) as error:
-        console.print(f"[bold red]error[/]: {error}", soft_wrap=True)
+        console.print(f"error: {error}", style="bold red", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("Interrupted.")

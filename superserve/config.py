@@ -4,6 +4,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,11 +54,11 @@ class Config:
                     "max_upload_bytes", "max_pixels", "max_images", "body_timeout_s",
                     "decode_threads", "worker_start_s", "worker_hang_s")  # fmt: skip
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < inf:
+                raise ConfigError(f"{name} must be positive and finite, not {getattr(self, name)}")
         for name in ("margin_ms", "drain_s"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative: {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < inf:
+                raise ConfigError(f"{name} must be finite and not negative: {getattr(self, name)}")
         if not 0 <= self.reserve < 1:
             raise ConfigError(f"reserve must be a share from 0 to below 1, not {self.reserve}")
         if not 0 <= self.port <= 65_535:
@@ -89,7 +90,7 @@ def load_config(
     if file is not None:
         try:
             table = tomllib.loads(file.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read the configuration {file}: {error}") from error
         config = _apply(config, table, f"the file {file}")
     environment = os.environ if environment is None else environment
@@ -136,6 +137,6 @@ def _convert(name: str, value: Any, default: Any, source: str) -> Any:
                 return float(value)
             case _:
                 return str(value)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         kind = type(default).__name__
         raise ConfigError(f"{source} sets {name} to {value!r}, which is no {kind}") from error

@@ -10,7 +10,7 @@ import torch
 
 from supernets.accuracy_card import AccuracyCard, card_path
 from supernets.errors import CheckpointError
-from supernets.fingerprint import weights_hash
+from supernets.fingerprint import file_hash, weights_hash
 from supernets.registry import create_supernet, default_checkpoint
 from supernets.space import Subnet
 from supernets.supernet import Supernet
@@ -37,21 +37,22 @@ class Engine:
         try:
             net = create_supernet(spec.supernet, checkpoint)
             card = _card(spec, checkpoint)
-            digest = weights_hash(checkpoint)
+            digest, whole = weights_hash(checkpoint), file_hash(checkpoint)
         except (CheckpointError, KeyError) as error:
             raise ConfigError(" | ".join(str(error.args[0]).splitlines())) from error
-        if card.weights_hash != digest:
+        if card.file_hash != whole:
             raise ConfigError(
-                f"the accuracy card of {spec.supernet} is of other weights than {checkpoint}; "
-                "measure these with supernets.evaluate(checkpoint, ...)"
+                f"the accuracy card of {spec.supernet} is of another file than {checkpoint}; "
+                "measure this one with supernets.evaluate(checkpoint, ...)"
             )
         self._subnets = _subnets(net, card, allow_uncalibrated=spec.allow_uncalibrated)
         self._net = net.resident(self._device)
         self._name = spec.supernet
         step = net.preprocessing
         shape = (1, 1, 1, step.channels)
-        self._scale = (1.0 / (255.0 * np.array(step.std, np.float32))).reshape(shape)
-        self._shift = (-np.array(step.mean, np.float32) / np.array(step.std)).reshape(shape)
+        mean, std = np.array(step.mean), np.array(step.std)
+        self._scale = (1.0 / (255.0 * std)).reshape(shape).astype(np.float32)
+        self._shift = (-mean / std).reshape(shape).astype(np.float32)
         self._image = (step.height, step.width, step.channels)
         accuracies = {entry.id: entry.accuracy for entry in card.subnets}
         self.device_type = _device_type(self._device)
@@ -82,7 +83,7 @@ class Engine:
         start = time.perf_counter()
         if model != self._name:
             raise KeyError(f"this worker holds {self._name}, not {model}")
-        scaled = pixels * self._scale.astype(np.float32) + self._shift.astype(np.float32)
+        scaled = pixels * self._scale + self._shift
         with torch.inference_mode():
             x = torch.from_numpy(scaled).permute(0, 3, 1, 2).to(self._device)
             probabilities = self._net(x, self._subnets[subnet]).float().softmax(1)
@@ -151,7 +152,7 @@ def _subnets(net: Supernet, card: AccuracyCard, *, allow_uncalibrated: bool) -> 
         if net.norms() and subnet not in net.statistics and not allow_uncalibrated:
             raise ConfigError(
                 f"subnet {subnet.id} ({subnet}) is not calibrated: its accuracy may collapse. "
-                "Calibrate it (supernets.calibrate) and save the supernet again, or pass "
+                "Calibrate it (supernets.calibrate) and save the supernet again, or serve with "
                 "--allow-uncalibrated"
             )
         found[entry.id] = subnet

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -92,4 +93,6 @@ def profile(
 ) -> Path:
     """Measure the latency profile of a supernet on a device; returns the file."""
     config = load_config({"supernet": supernet, **settings})
-    return asyncio.run(measure(config, device, output, None))
+    # In a thread of its own: a notebook's loop is running already.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, measure(config, device, output, None)).result()

@@ -20,7 +20,7 @@ def classify_here(
     """
     from superserve.engine import Engine
 
-    contents = [_read(file) for file in files]
+    contents = [read_image(file) for file in files]
     engine = Engine(engine_spec(config, "cpu"))
     model = engine.models[0]
     step = model.preprocessing
@@ -38,7 +38,8 @@ def classify_here(
     return rows
 
 
-def _read(file: Path) -> bytes:
+def read_image(file: Path) -> bytes:
+    """The file's bytes; raises `BadImage` if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:

@@ -11,5 +11,6 @@ def import_plugins(modules: Iterable[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"cannot import the plugin {module}: {error}") from error
+        except Exception as error:
+            # Somebody else's code: whatever it raises, it is the plugin that is to blame.
+            raise ConfigError(f"cannot import the plugin {module}: {error!r}") from error

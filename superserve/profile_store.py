@@ -49,7 +49,7 @@ class LatencyProfile:
     def write(self, path: Path) -> None:
         document = {"format": FORMAT, **asdict(self)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(document, indent=1) + "\n")
         partial.replace(path)
 

@@ -134,8 +134,8 @@ def main() -> None:
 
     try:
         path, _ = profile(request, report)
-    except SuperServeError as error:
-        print(json.dumps({"error": error.message}), flush=True)
+    except (SuperServeError, OSError) as error:
+        print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(1)
     print(json.dumps({"path": str(path)}), flush=True)
 

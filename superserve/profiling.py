@@ -97,7 +97,12 @@ async def run_profiler(request: ProfileRequest, progress: Progress | None = None
     path: Path | None = None
     try:
         async for line in process.stdout:
-            report = json.loads(line)
+            try:
+                report = json.loads(line)
+            except ValueError:
+                continue  # a plugin printed something
+            if not isinstance(report, dict):
+                continue
             if "error" in report:
                 raise ConfigError(report["error"])
             if "path" in report:

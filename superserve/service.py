@@ -70,9 +70,10 @@ async def running(
             policy_name=config.policy,
             hang_grace=config.worker_hang_s,
         )
-    except ValueError as error:
+    except Exception as error:
+        # The policy's constructor may be anybody's code.
         await pool.stop()
-        raise ConfigError(f"the policy {config.policy} refuses: {error}") from error
+        raise ConfigError(f"the policy {config.policy} cannot be built: {error!r}") from error
     await dispatcher.start(workers, config.credits)
     profiles = {model: profile for (model, _), profile in reversed(tables.items())}
     app = create_app(dispatcher, config, profiles=profiles)

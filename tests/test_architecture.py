@@ -41,7 +41,9 @@ NEEDS_SUPERNETS = {"superserve/engine.py", "superserve/cli.py"}
 # The command line is the edge where everything meets; it imports the load tests when asked to.
 EDGE = "superserve/cli.py"
 MAX_LINES = 320
-LONGER = {  # path -> the reason that a reader would accept
+LONGER = {
+    "superserve/cli.py": "one function per command, mostly its options and their help",
+    # path -> the reason that a reader would accept
     "superserve/dispatcher.py": "the events and commands of one state machine belong together",
 }
 

@@ -83,7 +83,7 @@ def test_a_tight_deadline_gets_a_smaller_subnet(client):
     """A deadline between the smallest and the largest subnet's latency rules the largest out."""
     model = client.models()[0]
     small, large = model.subnets[0].latency_ms[1], model.subnets[-1].latency_ms[1]
-    if large < 2 * small + 6:
+    if large < small + 4:
         pytest.skip("this machine is too noisy for a deadline between the two")
     seen = set()
     for _ in range(20):
@@ -108,7 +108,7 @@ def test_an_accuracy_floor_is_kept_under_load(client):
 
 
 def test_a_floor_above_the_best_subnet_says_what_the_best_is(client):
-    with pytest.raises(BadParameter, match=r"9\d\.\d"):
+    with pytest.raises(BadParameter, match=r"96\.53"):
         client.classify(IMAGES / "seven.png", min_accuracy=99.99)
 
 
@@ -122,7 +122,7 @@ def test_requests_at_the_same_time_share_batches(client):
 
 def test_the_policy_changes_at_run_time(client):
     smallest = client.models()[0].subnets[0].id
-    client.set_policy("fixed", {"subnet": "smallest"})
+    client.set_policy("fixed", subnet="smallest")
     try:
         assert client.classify(IMAGES / "seven.png").subnet == smallest
     finally:

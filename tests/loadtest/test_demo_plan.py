@@ -46,8 +46,8 @@ def test_a_burst_that_the_largest_subnet_can_serve_is_told():
 
 @pytest.mark.parametrize(
     ("latency", "slo"),
-    [(0.040, 0.080), (0.0401, 0.085), (0.015, 0.030), (0.002, 0.025)],
-    ids=["twice", "rounded up to 5 ms", "no step too many", "never below 25 ms"],
+    [(0.040, 0.100), (0.0401, 0.105), (0.012, 0.030), (0.002, 0.025)],
+    ids=["two and a half batches", "rounded up to 5 ms", "no step too many", "never below 25 ms"],
 )
 def test_slo_is_comfortable_for_the_largest_subnet(latency, slo):
     assert comfortable_slo(Profile.from_table([("s", 90.0, {4: latency})])) == pytest.approx(slo)

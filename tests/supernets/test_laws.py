@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from supernets import MissingStatistics, extract
+from supernets import MissingStatistics, extract, resident_mobilenetv3
 from supernets.ofa_mobilenetv3 import MobileNetV3Definition
 from tests.supernets.helpers import SMALL, calibrated, images, relative, small_net
 
@@ -89,6 +89,17 @@ def test_batches_do_not_mix_rows():
     alone = torch.cat([resident(row[None], subnet) for row in x])
 
     assert relative(together, alone) < 1e-12
+
+
+def test_taking_a_batch_in_parts_changes_no_answer(monkeypatch):
+    net = small_net(5)
+    subnet = calibrated(net, 1)[2]
+    resident = net.resident(dtype=torch.float64)
+    x = images(net, 5)
+    whole = resident(x, subnet)
+    monkeypatch.setattr(resident_mobilenetv3, "CPU_WORKING_SET", 1)
+
+    assert relative(resident(x, subnet), whole) < 1e-12
 
 
 def test_two_subnets_run_at_the_same_time():

@@ -59,7 +59,7 @@ def test_subnets_agree_with_the_ofa_package(width_mult, tmp_path):
     for index, subnet in enumerate([space.smallest, space.largest, space.sample(rng)]):
         theirs.set_active_subnet(**subnet.config())
         calibrate_theirs(theirs)
-        file = tmp_path / f"ofa{index}.pth"
+        file = tmp_path / f"ofa{index}_mbv3_d234_e346_k357_w{width_mult}"  # as published
         torch.save({"state_dict": theirs.state_dict()}, file)
         ours = create_supernet("ofa_mobilenetv3", checkpoint=file, width_mult=width_mult)
         with torch.no_grad():

@@ -45,14 +45,14 @@ class Slim(Supernet):
         return {"num_classes": len(self.labels)}
 
 
-@pytest.fixture
-def slim():
+@pytest.fixture(name="slim")
+def registered():
     @register_supernet()
-    def slim_net(*, num_classes: int = 5) -> Slim:
+    def slim(*, num_classes: int = 5) -> Slim:
         return Slim(num_classes)
 
-    yield "slim_net"
-    del _REGISTRY["slim_net"]
+    yield "slim"
+    del _REGISTRY["slim"]
 
 
 def test_built_in_supernets_are_listed():

@@ -5,6 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
+from supernets.errors import CheckpointError
 from supernets.training import TrainOptions, learning_rate, students, train
 from tests.supernets.helpers import small_net
 
@@ -65,7 +66,7 @@ def test_the_state_at_the_end_of_the_batches_is_kept(tmp_path):
 
 def test_a_state_of_other_options_is_refused(tmp_path):
     train(fresh(), batches, TrainOptions(steps=1), tmp_path / "state.pt")
-    with pytest.raises(ValueError, match="other options"):
+    with pytest.raises(CheckpointError, match="other options"):
         train(fresh(), batches, TrainOptions(steps=2), tmp_path / "state.pt")
 
 

@@ -39,7 +39,7 @@ def test_text_becomes_the_type_of_the_setting():
         ({"port": 70_000}, "0 to 65535"),
         ({"slo_ms": 0}, "slo_ms must be positive"),
         ({"slo_ms": float("nan")}, "slo_ms must be positive"),
-        ({"margin_ms": -1}, "must not be negative"),
+        ({"margin_ms": -1}, "must be finite and not negative"),
         ({"late": "never"}, "late must be drop or serve"),
         ({"slo_ms": 10, "max_slo_ms": 5}, "above max_slo_ms"),
         ({"devices": ","}, "at least one device"),

@@ -91,9 +91,10 @@ def test_without_an_accuracy_card_it_refuses_and_says_how_to_make_one(trained, t
         Engine(spec(file))
 
 
-def test_a_card_of_other_weights_is_refused(trained, tmp_path):
-    file = copy(trained, tmp_path, lambda card: replace(card, weights_hash="0" * 64))
-    with pytest.raises(ConfigError, match="other weights"):
+def test_a_card_of_another_file_is_refused(trained, tmp_path):
+    """Recalibrated weights are another file: their accuracy is another one too."""
+    file = copy(trained, tmp_path, lambda card: replace(card, file_hash="0" * 64))
+    with pytest.raises(ConfigError, match="another file"):
         Engine(spec(file))
 
 
