@@ -37,10 +37,10 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         (["train", "imagenet"], "digits only"),
         (["profile", "--device", "cuda:9"], "no cuda:9 here"),
         (["demo", "--url", "http://127.0.0.1:9"], "127.0.0.1:9"),
-        (["demo", "--seconds", "-1"], "not in the range"),
+        (["demo", "--seconds", "-1"], "Invalid value"),
         (["classify", "none.png", "--url", "http://127.0.0.1:9"], "cannot read none.png"),
         (["classify", "[a]none.png"], "cannot read [a]none.png"),
-        (["train", "digits", "--scale", "-1"], "not in the range"),
+        (["train", "digits", "--scale", "-1"], "Invalid value"),
     ],
 )
 def test_wrong_input_is_one_clear_message(arguments, message, tmp_path):

@@ -17,14 +17,16 @@ def pointwise(
 ) -> Tensor:
     # NHWC makes the convolution a matrix product, and BLAS reads the slice through its leading
     # dimension: no weight is copied or reordered, unlike in a convolution call.
+    rows = x.view(-1, weight.shape[1])
     if scale is None:
-        y = F.linear(x, weight, shift)
+        y = F.linear(rows, weight, shift)
     else:
-        y = F.linear(x, weight)
+        y = torch.mm(rows, weight.t())
         if shift is None:
             y.mul_(scale)
         else:
             torch.addcmul(shift, y, scale, out=y)
+    y = y.view(*x.shape[:-1], weight.shape[0])
     if residual is not None:
         y.add_(residual)
     return IN_PLACE[activation](y)

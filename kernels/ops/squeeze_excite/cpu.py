@@ -12,6 +12,10 @@ def squeeze_excite(
     expand_weight: Tensor,
     expand_bias: Tensor,
 ) -> Tensor:
+    if len(x) == 1:  # a matrix times a vector: BLAS has a quicker routine than the matrix product
+        pooled = x.view(-1, x.shape[3]).mean(0)
+        squeezed = torch.relu_(torch.addmv(reduce_bias, reduce_weight, pooled))
+        return x.mul_(F.hardsigmoid(torch.addmv(expand_bias, expand_weight, squeezed)))
     squeezed = torch.relu_(F.linear(x.mean((1, 2)), reduce_weight, reduce_bias))
     gate = F.hardsigmoid(F.linear(squeezed, expand_weight, expand_bias), inplace=True)
     return x.mul_(gate[:, None, None, :])
