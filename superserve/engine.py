@@ -98,14 +98,14 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"{name!r} is no device; use cpu, cuda:0, or emulated") from error
+        raise ConfigError(f"{name!r} is no device; use cpu or cuda:0") from error
     if device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise ConfigError(f"there is no {name} here: torch sees {count} CUDA devices")
     if device.type not in {"cpu", "cuda"}:
-        raise ConfigError(f"{name!r} is not supported; use cpu, cuda:0, or emulated")
+        raise ConfigError(f"{name!r} is not supported; use cpu or cuda:0")
     return device
 
 

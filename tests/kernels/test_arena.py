@@ -26,12 +26,11 @@ def test_views_share_the_buffer():
     assert not arena.holds([arena["a"].clone()])
 
 
-def test_a_view_that_reaches_past_the_buffer_is_not_held():
-    arena = Arena({"a": torch.zeros(16)})
-    outside = arena.buffer.new_zeros(0)
+def test_memory_of_another_arena_is_not_held():
+    arena, other = Arena({"a": torch.zeros(16)}), Arena({"a": torch.zeros(16)})
 
-    assert arena.holds([outside])
-    assert not arena.holds([torch.zeros(16)])
+    assert arena.holds([arena["a"], torch.zeros(0)])
+    assert not arena.holds([arena["a"], other["a"][:1]])
 
 
 def test_conversion_rounds_once():
