@@ -7,7 +7,7 @@ from policies.loading import resolve, with_options
 from policies.maxacc import MaxAcc
 from policies.maxbatch import MaxBatch
 from policies.slackfit import SlackFit
-from policies.types import Choice, Policy, Profile, QueueView, Waiting, WorkerView
+from policies.types import Choice, Policy, Profile, QueueView, Wait, Waiting, WorkerView
 
 __all__ = [
     "POLICIES",
@@ -15,6 +15,7 @@ __all__ = [
     "Policy",
     "Profile",
     "QueueView",
+    "Wait",
     "Waiting",
     "WorkerView",
     "load_policy",

@@ -140,11 +140,14 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker: its device type, and seconds until all that it was given is done (0 = idle)."""
+    """A worker: its device type, seconds until all that it was given is done (0 = idle), and the
+    subnet of its last batch, which is the active one ("" before the first).
+    """
 
     name: str
     device_type: str = "cpu"
     residual: float = 0.0
+    subnet: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ class QueueView:
 
     ``waiting`` is in EDF order and may be lazy: read only as deep as the rule needs. It leaves out
     what the worker that asks could not serve in time any more.
+    ``asking`` names the worker that would run the batch ("" in ``admit`` and ``on_tick``).
     ``arrival_rate`` (queries per second) and ``dispersion`` (variance over mean of the counts per
     window; 1 for a Poisson stream) are kept by the scheduler.
     """
@@ -161,6 +165,7 @@ class QueueView:
     workers: Sequence[WorkerView] = ()
     arrival_rate: float = 0.0
     dispersion: float = 1.0
+    asking: str = ""
 
     @classmethod
     def of(cls, deadlines: Iterable[float], workers: Sequence[WorkerView] = ()) -> "QueueView":
@@ -192,15 +197,23 @@ class Choice:
             raise ValueError(f"a choice needs a batch of 1 or more and no negative shed: {self}")
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Run nothing yet: ask again at the next event, and no later than ``until`` (seconds)."""
+
+    until: float
+
+
 class Policy(Protocol):
     """One form for all policies: built from a profile, then pure.
 
     ``choose`` is called when a worker can take a batch and something waits. ``now`` is the time at
-    which the batch would start. None means: wait, and ask again at the next event.
+    which the batch would start. None means: wait, and ask again at the next event; `Wait` also
+    sets a time. Each idle worker is asked in turn until none takes a batch.
 
     Two optional methods are looked up by name. ``admit(view, waiting) -> bool`` may refuse a query
     at its arrival. ``on_tick(view, now)`` is the one place where a policy may change its memory,
     called every ``tick_period`` seconds.
     """
 
-    def choose(self, view: QueueView, now: float) -> Choice | None: ...
+    def choose(self, view: QueueView, now: float) -> Choice | Wait | None: ...

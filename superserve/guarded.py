@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from policies.types import Choice, Policy, Profile, QueueView, Waiting
+from policies.types import Choice, Policy, Profile, QueueView, Wait, Waiting
 
 MakePolicy = Callable[[Profile], Policy]
 
@@ -36,10 +36,13 @@ class Guarded:
     def __repr__(self) -> str:
         return f"<Guarded {self._policy!r}>"
 
-    def choose(self, view: QueueView, now: float) -> Choice | None:
+    def choose(self, view: QueueView, now: float) -> Choice | Wait | None:
         try:
             choice = self._policy.choose(view, now)
-            if choice is not None:
+            if isinstance(choice, Wait):
+                if not choice.until > now:
+                    raise ValueError(f"{choice} is over at {now}")
+            elif choice is not None:
                 self._profile.latency(choice.subnet, choice.batch_size)  # raises if it has none
         except Exception as error:
             # A policy may be anyone's code: nothing that it raises may stop the server.

@@ -5,7 +5,7 @@ from itertools import islice
 from math import inf
 from typing import NamedTuple
 
-from policies.types import Choice, Policy, Profile, QueueView
+from policies.types import Choice, Policy, Profile, QueueView, Wait
 from superserve.edf_queue import WaitingView, as_waiting
 from superserve.messages import Query
 from superserve.model_queue import FloorTable, ModelQueue
@@ -38,7 +38,7 @@ class Pairing:
     """
 
     __slots__ = ("_admit", "_alone", "_floors", "_on_tick", "_policy", "_reserve", "_tick_period",
-                 "profile", "queue", "tick_due", "workers")  # fmt: skip
+                 "profile", "queue", "tick_due", "wait_until", "workers")  # fmt: skip
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Pairing:
         self.queue = queue
         self.profile = profile
         self.workers: Sequence[Worker] = ()  # all that serve the model, of any device type
+        self.wait_until = inf  # the policy asked to be asked again at this time
         self._alone = alone
         self._floors = FloorTable(profile)
         self.adopt(make_policy(profile))
@@ -65,6 +66,7 @@ class Pairing:
         if on_tick is not None and not period > 0:
             raise ValueError(f"{policy!r} has on_tick and needs a positive tick_period")
         self._policy = policy
+        self.wait_until = inf
         self._admit = getattr(policy, "admit", None)
         self._on_tick = on_tick
         self._tick_period = period
@@ -94,15 +96,22 @@ class Pairing:
         except Exception as error:
             raise PolicyError(f"{self._policy!r} failed in on_tick: {error!r}") from error
 
-    def next_batch(self, now: float, start: float) -> Batch | None:
+    def next_batch(self, now: float, start: float, worker: str) -> Batch | None:
         """Take the policy's batch, to begin at ``start``, off the queue; None to wait."""
-        view = self._view(now, start)
+        view = self._view(now, start, worker)
         if not view.waiting:
             return None
+        kept_back = self._kept_back()
         try:
-            choice = self._policy.choose(view, start + self._kept_back())
+            choice = self._policy.choose(view, start + kept_back)
         except Exception as error:
             raise PolicyError(f"{self._policy!r} failed in choose: {error!r}") from error
+        if isinstance(choice, Wait):
+            until = choice.until - kept_back
+            if not until > start:
+                raise PolicyError(f"{self._policy!r} chose {choice}, which is over at {start}")
+            self.wait_until = min(self.wait_until, until)
+            return None
         return None if choice is None else self._take(self._checked(choice), now, start)
 
     def _kept_back(self) -> float:
@@ -122,7 +131,7 @@ class Pairing:
         accuracy = self.profile.accuracy(subnet)
         return Batch(subnet, self.queue.take_late(self.profile.max_batch, accuracy))
 
-    def _view(self, now: float, start: float) -> QueueView:
+    def _view(self, now: float, start: float, worker: str = "") -> QueueView:
         queue = self.queue
         if self._takes_all(now, start):
             waiting = WaitingView(queue.edf)
@@ -132,7 +141,7 @@ class Pairing:
             waiting = WaitingView(tuple(self._in_time(now, start)))
         load = queue.statistics
         return QueueView(
-            waiting, WorkersView(self.workers, now), load.rate(now), load.dispersion(now)
+            waiting, WorkersView(self.workers, now), load.rate(now), load.dispersion(now), worker
         )
 
     def _takes_all(self, now: float, start: float) -> bool:

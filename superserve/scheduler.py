@@ -224,17 +224,13 @@ class Scheduler:
 
     def _assign(self, now: float) -> None:
         """Offer one dispatch to each worker with a credit, round after round, until none takes."""
+        for pairing in self._pairings.values():
+            pairing.wait_until = inf  # whoever still waits says so again
         taken = True
         while taken and self._workers.has_credit and self.waiting:
             taken = False
-            unwilling: set[str] = set()  # device types whose idle workers would be refused alike
             for worker in self._workers.candidates():
-                if not worker.in_flight and worker.device_type in unwilling:
-                    continue
-                if self._offer(worker, now):
-                    taken = True
-                elif not worker.in_flight:
-                    unwilling.add(worker.device_type)
+                taken |= self._offer(worker, now)
 
     def _offer(self, worker: Worker, now: float) -> bool:
         """Whether this worker got a dispatch."""
@@ -243,7 +239,7 @@ class Scheduler:
         if len(pairings) > 1:
             pairings.sort(key=lambda pairing: pairing.queue.edf.head_deadline)
         for pairing in pairings:
-            batch = pairing.next_batch(now, start)
+            batch = pairing.next_batch(now, start, worker.name)
             if batch is not None and self._dispatch(worker, pairing, batch, now, start):
                 return True
         if not pairings and self._serve_late:
@@ -310,6 +306,8 @@ class Scheduler:
             at = min(at, queue.next_expiry())
         for pairing in self._ticking:
             at = min(at, max(pairing.tick_due, now))
+        for pairing in self._pairings.values():
+            at = min(at, pairing.wait_until)
         if now >= self._wake_at:
             self._wake_at = inf  # this event came first and has done what the tick would have done
         if at < self._wake_at:

@@ -11,7 +11,7 @@ from superserve.messages import Dispatch
 class Worker:
     """One connected worker. It runs its dispatches one after the other."""
 
-    __slots__ = ("busy_until", "capacity", "device_type", "in_flight", "name", "order")
+    __slots__ = ("busy_until", "capacity", "device_type", "in_flight", "name", "order", "subnet")
 
     def __init__(self, name: str, device_type: str, capacity: int, order: int) -> None:
         self.name = name
@@ -20,6 +20,7 @@ class Worker:
         self.order = order  # of joining
         self.in_flight: dict[int, Dispatch] = {}
         self.busy_until = 0.0  # planned finish of the last dispatch it holds
+        self.subnet = ""  # of the last dispatch it was given
 
     def residual(self, now: float) -> float:
         """Seconds until all that it holds is planned to be done; 0 when it holds nothing."""
@@ -90,6 +91,7 @@ class WorkerTable:
             self._leave_idle(worker)
         worker.in_flight[dispatch.id] = dispatch
         worker.busy_until = dispatch.finish
+        worker.subnet = dispatch.subnet
         if len(worker.in_flight) < worker.capacity:
             self._spare[worker.name] = worker
         else:
@@ -138,4 +140,6 @@ class WorkersView(Sequence[WorkerView]):
         if isinstance(index, slice):
             return tuple([self[i] for i in range(*index.indices(len(self)))])
         worker = self._workers[index]
-        return WorkerView(worker.name, worker.device_type, worker.residual(self._now))
+        return WorkerView(
+            worker.name, worker.device_type, worker.residual(self._now), worker.subnet
+        )

@@ -1,8 +1,10 @@
 """Between the scheduler and its policies: what they see, when they are asked, how they fail."""
 
+from math import inf, nextafter
+
 import pytest
 
-from policies.types import Choice, Profile, QueueView
+from policies.types import Choice, Profile, QueueView, Wait
 from superserve.messages import Complete, Dispatch, DropReason, Query, Wake
 from superserve.pairing import PolicyError
 from superserve.scheduler import Scheduler
@@ -290,3 +292,43 @@ class TestPolicyErrors:
 
         with pytest.raises(PolicyError, match="failed in on_tick"):
             scheduler(lambda _: Broken(None), workers=0).tick(0.0)
+
+
+class TestAPolicyThatWaits:
+    def test_is_asked_again_at_the_time_it_named(self):
+        class UntilTen:
+            def choose(self, view, now):
+                return Wait(10.0) if now < 10.0 else Choice("small", 4)
+
+        made = scheduler(lambda _profile: UntilTen())
+        (wake,) = only(Wake, made.arrive(query(0), 1.0))
+        assert wake.at == nextafter(10.0, inf)
+        assert ids(made.tick(wake.at)) == [[0]]
+
+    def test_is_asked_again_at_the_next_event(self):
+        class ForTwo:
+            def choose(self, view, now):
+                return Choice("small", 2) if len(view) == 2 else Wait(50.0)
+
+        made = scheduler(lambda _profile: ForTwo())
+        assert ids(made.arrive(query(0), 1.0)) == []
+        assert ids(made.arrive(query(1), 2.0)) == [[0, 1]]
+
+    def test_may_not_wait_for_the_past(self):
+        made = scheduler(lambda _profile: Always(Wait(1.0)))
+        with pytest.raises(PolicyError, match="which is over at 1"):
+            made.arrive(query(0), 1.0)
+
+    def test_knows_which_worker_asks_and_what_is_active_on_it(self):
+        class OneEach:
+            def choose(self, view, now):
+                active = {worker.name: worker.subnet for worker in view.workers}
+                return Choice("mid" if active[view.asking] == "small" else "small", 1)
+
+        made = scheduler(lambda _profile: OneEach(), workers=2)
+        first, second = only(Dispatch, fill(made, query(0), query(1)))
+        assert (first.worker, second.worker) == ("w0", "w1")
+        assert first.subnet == second.subnet == "small"
+        made.worker_free("w1", second.id, 1.0)
+        (third,) = only(Dispatch, made.arrive(query(2), 1.0))
+        assert (third.worker, third.subnet) == ("w1", "mid")

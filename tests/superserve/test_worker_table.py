@@ -120,6 +120,6 @@ def test_a_view_shows_names_types_and_residuals(table):
     begin(table, "b", 0, 0.0, 5.0)
     view = WorkersView(list(table), 2.0)
     assert len(view) == 3
-    assert view[1] == WorkerView("b", "cpu", 3.0)
+    assert view[1] == WorkerView("b", "cpu", 3.0, "s")
     assert view[1:] == (view[1], view[2])
     assert [w.residual for w in view] == [0.0, 3.0, 0.0]
