@@ -11,6 +11,8 @@ from typing import Any, Literal
 from superserve.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "SUPERSERVE_"
+# Variables of ours that are no settings of a server: where profiles are cached, where traces lie.
+NOT_SETTINGS = {"SUPERSERVE_CACHE", "SUPERSERVE_TRACES"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,10 @@ def load_config(
             raise ConfigError(f"cannot read the configuration {file}: {error}") from error
         config = _apply(config, table, f"the file {file}")
     environment = os.environ if environment is None else environment
-    names = {f.name for f in fields(Config)}
     found = {
         key.removeprefix(ENVIRONMENT_PREFIX).lower(): value
         for key, value in environment.items()
-        if key.removeprefix(ENVIRONMENT_PREFIX).lower() in names
-        and key.startswith(ENVIRONMENT_PREFIX)
+        if key.startswith(ENVIRONMENT_PREFIX) and key not in NOT_SETTINGS
     }
     config = _apply(config, found, "the environment")
     given = {k: v for k, v in (overrides or {}).items() if v is not None}

@@ -136,6 +136,11 @@ async def _emulated(
     latency = await for_emulation(config, say)
     accuracies = latency.model.accuracies
     model = latency.model.name
+    if model != config.supernet:
+        raise ConfigError(
+            f"the latency profile to emulate is of {model!r}, not of {config.supernet!r}: give "
+            f"--supernet {model}, or another --latency-profile"
+        )
     pool = EmulatedPool(
         names, (latency.model,), {model: latency.join(accuracies, 0.0)}, slots=config.slots
     )

@@ -51,6 +51,17 @@ def test_a_wrong_setting_is_named(overrides, message):
         load_config(overrides, environment={})
 
 
+def test_a_misspelt_variable_of_the_environment_is_named():
+    with pytest.raises(ConfigError, match="'polcy', which is no setting"):
+        load_config(environment={"SUPERSERVE_POLCY": "maxacc"})
+
+
+def test_our_variables_that_are_no_settings_are_left_alone():
+    environment = {"SUPERSERVE_CACHE": "/somewhere", "SUPERSERVE_TRACES": "/elsewhere"}
+
+    assert load_config(environment=environment) == Config()
+
+
 @pytest.mark.parametrize("text", ["port = ", "= 3"])
 def test_a_broken_file_is_named(tmp_path, text):
     file = tmp_path / "bad.toml"
