@@ -36,13 +36,13 @@ PURE = {  # no clock, no I/O, no torch
 }
 IMPURE = {"asyncio", "socket", "threading", "multiprocessing", "subprocess", "time", "os", "random",
           "torch", "triton"}  # fmt: skip
+COMMANDS = ("app", "experiments", "making", "serving")
 # Files of superserve that run in a worker, the profiler or a command, never in the front end.
-NEEDS_SUPERNETS = {"superserve/engine.py", "superserve/cli.py"}
+NEEDS_SUPERNETS = {"superserve/engine.py", *(f"superserve/cli/{name}.py" for name in COMMANDS)}
 # The command line is the edge where everything meets; it imports the load tests when asked to.
-EDGE = "superserve/cli.py"
+EDGE = "superserve/cli/experiments.py"
 MAX_LINES = 320
 LONGER = {
-    "superserve/cli.py": "one function per command, mostly its options and their help",
     # path -> the reason that a reader would accept
     "superserve/dispatcher.py": "the events and commands of one state machine belong together",
 }

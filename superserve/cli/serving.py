@@ -1,83 +1,65 @@
-"""The command line: `superserve serve|train|profile|models|classify|demo`. An edge, so ms and %."""
+"""Commands around a server: serve, profile, models, classify."""
 
 import asyncio
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from supernets.errors import CheckpointError
-from superserve.config import DEFAULTS, Config, load_config
-from superserve.errors import SuperServeError
-
-app = typer.Typer(
-    help="SuperServe: an elastic supernet model server with fine-grained accuracy scaling.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+from superserve.cli.app import (
+    Card,
+    Checkpoint,
+    ConfigFile,
+    Plugins,
+    Supernet,
+    Threads,
+    app,
+    console,
+    default,
+    progress_bar,
 )
-console = Console(stderr=True, highlight=False, markup=False)
-
-Text = Annotated[str | None, typer.Option(show_default=False)]
+from superserve.config import Config, load_config
 
 
-def _default(text: str, name: str) -> Any:
-    """A help text that ends with the setting's default."""
-    value = getattr(DEFAULTS, name)
-    shown = ",".join(value) if isinstance(value, tuple) else value
-    return typer.Option(help=f"{text} [default: {shown or 'none'}]", show_default=False)
-
-
-Supernet = Annotated[str | None, _default("A name of `superserve models`.", "supernet")]
-Checkpoint = Annotated[str | None, _default("Weights, a safetensors file.", "checkpoint")]
-Card = Annotated[str | None, _default("Accuracies; else the card by the weights.", "accuracy_card")]
-Plugins = Annotated[str | None, _default("Modules that register supernets, a,b.", "plugins")]
-Threads = Annotated[int | None, _default("Threads of each CPU worker.", "threads")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
-
-
-@app.command()
+@app.command(rich_help_panel="Serving")
 def serve(
     supernet: Supernet = None,
     checkpoint: Checkpoint = None,
     accuracy_card: Card = None,
     latency_profile: Annotated[
-        str | None, _default("A file of `superserve profile`.", "latency_profile")
+        str | None, default("A file of `superserve profile`.", "latency_profile")
     ] = None,
     plugins: Plugins = None,
     policy: Annotated[
-        str | None, _default("A policy's name, or package.module:Class.", "policy")
+        str | None, default("A policy's name, or package.module:Class.", "policy")
     ] = None,
     policy_options: Annotated[
-        str | None, _default("Its options, key=value,key=value.", "policy_options")
+        str | None, default("Its options, key=value,key=value.", "policy_options")
     ] = None,
-    host: Annotated[str | None, _default("Address to listen on.", "host")] = None,
-    port: Annotated[int | None, _default("Port; 0 takes any free one.", "port")] = None,
+    host: Annotated[str | None, default("Address to listen on.", "host")] = None,
+    port: Annotated[int | None, default("Port; 0 takes any free one.", "port")] = None,
     devices: Annotated[
-        str | None, _default("A worker each: cpu, cuda:0,cuda:1, emulated:4.", "devices")
+        str | None, default("A worker each: cpu, cuda:0,cuda:1, emulated:4.", "devices")
     ] = None,
     threads: Threads = None,
     credits_: Annotated[
         int | None, typer.Option("--credits", help="Batches that a worker may hold. [default: 1]")
     ] = None,
-    slo_ms: Annotated[float | None, _default("SLO of a request without one.", "slo_ms")] = None,
-    max_slo_ms: Annotated[float | None, _default("The longest SLO.", "max_slo_ms")] = None,
-    late: Annotated[str | None, _default("What is late: drop or serve.", "late")] = None,
+    slo_ms: Annotated[float | None, default("SLO of a request without one.", "slo_ms")] = None,
+    max_slo_ms: Annotated[float | None, default("The longest SLO.", "max_slo_ms")] = None,
+    late: Annotated[str | None, default("What is late: drop or serve.", "late")] = None,
     margin_ms: Annotated[
-        float | None, _default("Planned on top of the profile.", "margin_ms")
+        float | None, default("Planned on top of the profile.", "margin_ms")
     ] = None,
-    reserve: Annotated[float | None, _default("Share of the SLO kept back.", "reserve")] = None,
-    slots: Annotated[int | None, _default("Images in the server at once.", "slots")] = None,
-    drain_s: Annotated[float | None, _default("Seconds to finish at SIGTERM.", "drain_s")] = None,
+    reserve: Annotated[float | None, default("Share of the SLO kept back.", "reserve")] = None,
+    slots: Annotated[int | None, default("Images in the server at once.", "slots")] = None,
+    drain_s: Annotated[float | None, default("Seconds to finish at SIGTERM.", "drain_s")] = None,
     allow_uncalibrated: Annotated[
         bool | None, typer.Option(help="Serve subnets without statistics of their own.")
     ] = None,
-    log_level: Annotated[str | None, _default("debug, info, warning...", "log_level")] = None,
+    log_level: Annotated[str | None, default("debug, info, warning...", "log_level")] = None,
     config_file: ConfigFile = None,
 ) -> None:
     """Serve a supernet over HTTP; POST images to /v1/classify."""
@@ -121,7 +103,7 @@ def _subnet_table(name: str, profile: Any, readable: dict[str, str]) -> Table:
     return table
 
 
-@app.command()
+@app.command(rich_help_panel="Serving")
 def profile(
     supernet: Supernet = None,
     checkpoint: Checkpoint = None,
@@ -138,7 +120,7 @@ def profile(
     from superserve.profile_store import LatencyProfile
     from superserve.profiling import measure
 
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("measuring", total=100)
 
         def on_progress(spent: float, allowed: float) -> None:
@@ -153,7 +135,7 @@ def profile(
     print(path)
 
 
-@app.command()
+@app.command(rich_help_panel="Serving")
 def models(
     plugins: Plugins = None,
     url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
@@ -186,7 +168,7 @@ def models(
         )
 
 
-@app.command()
+@app.command(rich_help_panel="Serving")
 def classify(
     files: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
     url: Annotated[
@@ -194,6 +176,8 @@ def classify(
     ] = None,
     supernet: Supernet = None,
     checkpoint: Checkpoint = None,
+    accuracy_card: Card = None,
+    plugins: Plugins = None,
     slo_ms: Annotated[float | None, typer.Option(help="With --url: the deadline.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 3,
 ) -> None:
@@ -201,7 +185,10 @@ def classify(
     from superserve.local_classify import classify_here, read_image
 
     if url is None:
-        config = load_config({"supernet": supernet, "checkpoint": checkpoint})
+        config = load_config(
+            {"supernet": supernet, "checkpoint": checkpoint, "accuracy_card": accuracy_card,
+             "plugins": plugins}
+        )  # fmt: skip
         rows = classify_here(config, files, top_k)
     else:
         from superserve.client import Client
@@ -216,110 +203,9 @@ def classify(
         print(f"{file}: " + ", ".join(f"{label} ({score:.1%})" for label, score in row))
 
 
-@app.command()
-def train(
-    what: Annotated[str, typer.Argument(help="The supernet with a recipe: digits.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path(
-        "runs/digits"
-    ),
-    scale: Annotated[
-        float, typer.Option(min=0.001, max=10.0, help="Of the steps; under 1 for a trial.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and subnets.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-) -> None:
-    """Train an embedded supernet, whole; interrupted, the same command goes on."""
-    if what != "digits":
-        raise typer.BadParameter(f"there is a recipe for digits only, not for {what!r}")
-    import torch
-
-    from supernets import digits_recipe
-
-    torch.set_num_threads(threads)
-    recipe = digits_recipe.Recipe(output, scale, seed)
-    with _progress_bar() as bar:
-        tasks: dict[str, Any] = {}
-
-        def on_progress(phase: str, done: int, total: int, detail: str) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total)
-            bar.update(tasks[phase], completed=done, description=f"{phase}: {detail}"[:60])
-
-        card = digits_recipe.make(recipe, on_progress)
-    for entry in card.subnets:
-        print(f"{entry.id}  {entry.accuracy:6.2f} ± {entry.standard_error:.2f} %")
-    print(f"Wrote {output}/digits.safetensors, its accuracy card and its model card.")
-    print(f"Serve it: superserve serve --checkpoint {output}/digits.safetensors")
-
-
-@app.command()
-def demo(
-    seconds: Annotated[
-        float, typer.Option(min=1.0, max=3600.0, help="Of one run: calm, burst, calm.")
-    ] = 30.0,
-    slo_ms: Annotated[float | None, typer.Option(help="Else by the profile.")] = None,
-    burst_factor: Annotated[
-        float, typer.Option(min=0.1, max=100.0, help="Times the largest's capacity.")
-    ] = 2.0,
-    policy: Annotated[str, typer.Option(help="Else the server's.")] = "",
-    compare: Annotated[bool, typer.Option(help="Run a fixed largest subnet too.")] = True,
-    url: Annotated[str, typer.Option(help="A running server; else one is started.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 0,
-    output: Annotated[str, typer.Option("-o", "--output", help="The picture.")] = (
-        "superserve-demo.png"
-    ),
-    json_file: Annotated[str, typer.Option("--json", help="A file for the numbers.")] = "",
-    checkpoint: Checkpoint = None,
-) -> None:
-    """Send calm, burst, calm to a server, show it live, and draw what happened."""
-    from loadtest.demo import DemoOptions, run_demo
-    from supernets.digits_data import sample_images
-
-    options = DemoOptions(
-        url=url,
-        policy=policy,
-        compare=compare,
-        seconds=seconds,
-        slo_ms=slo_ms,
-        burst_factor=burst_factor,
-        seed=seed,
-        output=output,
-        json=json_file,
-        serve_arguments=("--checkpoint", checkpoint) if checkpoint else (),
-    )
-    raise typer.Exit(run_demo(options, sample_images(400)))
-
-
-def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
 def _log_as_asked(config: Config) -> None:
     level = logging.getLevelNamesMapping().get(config.log_level.upper())
     if level is None:
         raise typer.BadParameter(f"there is no log level {config.log_level!r}")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))
-
-
-def main() -> None:
-    """Run a command; an error of ours becomes one line and exit status 1."""
-    sys.path.insert(0, str(Path.cwd()))  # where people keep their own policies and supernets
-    try:
-        app()
-    except (SuperServeError, CheckpointError) as error:
-        console.print(f"error: {error}", style="bold red", soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("Interrupted.")
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""``python -m superserve.cli``."""
+
+from superserve.cli import main
+
+main()
