@@ -50,7 +50,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One active inverted residual block: slices [M, C_in], [M, 1, k, k], [C_out, M]."""
+    """One active inverted residual block: slices [M, C_in], [k, k, M], [C_out, M]."""
 
     expand: Tensor | None
     expand_norm: Norm | None
@@ -66,22 +66,26 @@ class Block:
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` [N, H, W, C_in] -> [N, H', W', C_out]."""
         if len(x) > 1 and x.device.type == "cpu":
-            widest = x[0, :, :, 0].numel() * self.filters.shape[0] * x.element_size()
+            widest = x[0, :, :, 0].numel() * self.filters.shape[2] * x.element_size()
             together = max(1, CPU_WORKING_SET // widest)
             if together < len(x):
                 return torch.cat([self._run(part) for part in x.split(together)])
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        y, act = x, self.activation
+        y, act, before = x, self.activation, None
         if self.expand is not None and self.expand_norm is not None:
-            norm = self.expand_norm
-            y = pointwise(y, self.expand, norm.scale, norm.shift, act)
-        norm = self.depthwise_norm
-        y = depthwise(y, self.filters, norm.scale, norm.shift, self.stride, act)
-        if self.gate is not None:
-            gate = self.gate
-            y = squeeze_excite(y, gate.reduce, gate.reduce_bias, gate.expand, gate.expand_bias)
+            y = pointwise(y, self.expand)  # the next op normalises what it reads
+            before = (self.expand_norm.scale, self.expand_norm.shift, act)
+        norm, gate = self.depthwise_norm, self.gate
+        pooled = None if gate is None else y.new_empty((len(y), self.filters.shape[2]))
+        y = depthwise(
+            y, self.filters, norm.scale, norm.shift, self.stride, act, before, pooled
+        )
+        if gate is not None:
+            y = squeeze_excite(
+                y, gate.reduce, gate.reduce_bias, gate.expand, gate.expand_bias, pooled
+            )
         norm = self.project_norm
         shortcut = x if self.residual else None
         return pointwise(y, self.project, norm.scale, norm.shift, "identity", shortcut)
@@ -215,7 +219,7 @@ class ResidentMobileNetV3(ResidentForm):
         return Block(
             expand=arena[f"{name}.expand"][:middle] if at.expands else None,
             expand_norm=Norm(*table.layer(at.expand_layer, middle)) if at.expands else None,
-            filters=arena[f"{name}.filters{kernel}"][:middle],
+            filters=arena[f"{name}.filters{kernel}"][..., :middle],
             depthwise_norm=Norm(*table.layer(at.depthwise_layer, middle)),
             gate=gate,
             project=arena[f"{name}.project"][:, :middle],
@@ -243,7 +247,7 @@ def _block_weights(name: str, block: InvertedResidual) -> Iterator[tuple[str, Te
     if block.expand is not None:
         yield f"{name}.expand", block.expand.weight.flatten(1)
     for kernel in block.depthwise.kernels:
-        yield f"{name}.filters{kernel}", block.depthwise.filters(kernel)
+        yield f"{name}.filters{kernel}", block.depthwise.filters(kernel)[:, 0].permute(1, 2, 0)
     if block.squeeze is not None:
         squeeze = block.squeeze
         yield f"{name}.reduce", squeeze.reduce.weight.flatten(1)

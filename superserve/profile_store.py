@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -108,7 +109,15 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    found["cpu ops"] = "compiled" if _ops_are_compiled() else "torch"
     return found
+
+
+def _ops_are_compiled() -> bool:
+    """Whether the installation could build `kernels.native`; it is looked for, not imported."""
+    found = find_spec("kernels")
+    folders = [] if found is None else found.submodule_search_locations or []
+    return any(list(Path(folder, "native").glob("_cpu*.so")) for folder in folders)
 
 
 def device_name(device_type: str) -> str:

@@ -1,8 +1,9 @@
-"""Depthwise convolution on a CPU: oneDNN channels-last on ready filters, then the norm in place."""
+"""Depthwise convolution on a CPU: our compiled op, else oneDNN channels-last."""
 
 import torch
 from torch import Tensor
 
+from kernels import native
 from kernels.activation import IN_PLACE, Activation
 
 
@@ -13,11 +14,22 @@ def depthwise(
     shift: Tensor,
     stride: int = 1,
     activation: Activation = "identity",
+    before: tuple[Tensor, Tensor, Activation] | None = None,
+    pooled: Tensor | None = None,
 ) -> Tensor:
-    channels, _, kernel, _ = filters.shape
-    padding = kernel // 2
+    kernel, _, channels = filters.shape
+    known = kernel in native.KERNELS and stride in native.STRIDES
+    if known and x.is_contiguous() and native.usable(x, filters, pooled):
+        return native.depthwise(x, filters, scale, shift, stride, activation, before, pooled)
+    if before is not None:
+        torch.addcmul(before[1], x, before[0], out=x)
+        IN_PLACE[before[2]](x)
+    weight = filters.permute(2, 0, 1)[:, None]
     nchw = x.permute(0, 3, 1, 2)  # a view: NHWC memory is what PyTorch calls channels-last
-    y = torch.conv2d(nchw, filters, None, stride, padding, 1, channels)
-    nhwc = y.permute(0, 2, 3, 1)
+    y = torch.conv2d(nchw, weight, None, stride, kernel // 2, 1, channels)
+    nhwc = y.permute(0, 2, 3, 1).contiguous()
     torch.addcmul(shift, nhwc, scale, out=nhwc)
-    return IN_PLACE[activation](nhwc)
+    IN_PLACE[activation](nhwc)
+    if pooled is not None:
+        torch.mean(nhwc, (1, 2), out=pooled)
+    return nhwc

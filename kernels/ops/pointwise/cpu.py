@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels import native
 from kernels.activation import IN_PLACE, Activation
 
 
@@ -22,6 +23,9 @@ def pointwise(
         y = F.linear(rows, weight, shift)
     else:
         y = torch.mm(rows, weight.t())
+        if shift is not None and native.usable(y, scale, shift, residual):
+            native.affine(y, scale, shift, activation, residual)
+            return y.view(*x.shape[:-1], weight.shape[0])
         if shift is None:
             y.mul_(scale)
         else:

@@ -1,8 +1,9 @@
-"""Squeeze-and-excite on a CPU: two small GEMMs on strided slices, the gate applied in place."""
+"""Squeeze-and-excite on a CPU: two small matrix products, the gate applied in place."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels import native
 
 
 def squeeze_excite(
@@ -11,11 +12,13 @@ def squeeze_excite(
     reduce_bias: Tensor,
     expand_weight: Tensor,
     expand_bias: Tensor,
+    pooled: Tensor | None = None,
 ) -> Tensor:
-    if len(x) == 1:  # a matrix times a vector: BLAS has a quicker routine than the matrix product
-        pooled = x.view(-1, x.shape[3]).mean(0)
-        squeezed = torch.relu_(torch.addmv(reduce_bias, reduce_weight, pooled))
-        return x.mul_(F.hardsigmoid(torch.addmv(expand_bias, expand_weight, squeezed)))
-    squeezed = torch.relu_(F.linear(x.mean((1, 2)), reduce_weight, reduce_bias))
+    if pooled is None:
+        pooled = x.mean((1, 2))
+    gates = (reduce_weight, reduce_bias, expand_weight, expand_bias)
+    if native.usable(x, pooled, *gates):
+        return native.squeeze_excite(x, pooled, *gates)
+    squeezed = F.relu(F.linear(pooled, reduce_weight, reduce_bias), inplace=True)
     gate = F.hardsigmoid(F.linear(squeezed, expand_weight, expand_bias), inplace=True)
     return x.mul_(gate[:, None, None, :])

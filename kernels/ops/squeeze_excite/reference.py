@@ -10,7 +10,10 @@ def squeeze_excite(
     reduce_bias: Tensor,
     expand_weight: Tensor,
     expand_bias: Tensor,
+    pooled: Tensor | None = None,
 ) -> Tensor:
-    squeezed = F.relu(x.mean((1, 2)) @ reduce_weight.T + reduce_bias)
+    squeezed = F.relu(
+        (x.mean((1, 2)) if pooled is None else pooled) @ reduce_weight.T + reduce_bias
+    )
     gate = F.hardsigmoid(squeezed @ expand_weight.T + expand_bias)
     return x * gate[:, None, None, :]
