@@ -79,9 +79,7 @@ class Block:
             before = (self.expand_norm.scale, self.expand_norm.shift, act)
         norm, gate = self.depthwise_norm, self.gate
         pooled = None if gate is None else y.new_empty((len(y), self.filters.shape[2]))
-        y = depthwise(
-            y, self.filters, norm.scale, norm.shift, self.stride, act, before, pooled
-        )
+        y = depthwise(y, self.filters, norm.scale, norm.shift, self.stride, act, before, pooled)
         if gate is not None:
             y = squeeze_excite(
                 y, gate.reduce, gate.reduce_bias, gate.expand, gate.expand_bias, pooled
