@@ -1,7 +1,7 @@
 """Scikit-learn's handwritten digits, distorted: the data of the embedded supernet. No torch.
 
 1797 images of 8x8 pixels, optdigits (UCI), CC BY 4.0. Three disjoint splits by a fixed permutation:
-``train``; ``select`` to choose subnets; ``report`` for every accuracy that is published.
+``train``; ``select`` to calibrate and choose subnets; ``report`` for every accuracy published.
 """
 
 from collections.abc import Iterator
@@ -109,11 +109,16 @@ def evaluation_set(name: Split, copies: int, how: Distortion = DISTORTION) -> tu
     return images, np.tile(labels, copies)
 
 
-def training_batches(
-    batch: int, steps: int, seed: int, first_step: int = 0, how: Distortion = DISTORTION
+def distorted_batches(
+    name: Split,
+    batch: int,
+    steps: int,
+    seed: int,
+    first_step: int = 0,
+    how: Distortion = DISTORTION,
 ) -> Iterator[tuple[Images, Labels]]:
     """Batches with fresh distortions; step i is the same whether training resumed or not."""
-    digits, labels = split("train")
+    digits, labels = split(name)
     for step in range(first_step, steps):
         rng = np.random.default_rng([seed, step])
         chosen = rng.choice(len(labels), batch, replace=False)

@@ -1,6 +1,5 @@
 """How the embedded supernet is made, whole: train, calibrate, select, report, write."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from supernets import digits_data
 from supernets.accuracy_card import AccuracyCard, AccuracyEntry, card_path
@@ -69,8 +69,10 @@ def to_input(images: digits_data.Images) -> Tensor:
     return (x - PREPROCESSING.mean[0]) / PREPROCESSING.std[0]
 
 
-def training_batches(steps: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for images, labels in digits_data.training_batches(BATCH, steps, seed, first):
+def batches(
+    split: digits_data.Split, steps: int, seed: int, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in digits_data.distorted_batches(split, BATCH, steps, seed, first):
         yield to_input(images), torch.from_numpy(labels)
 
 
@@ -108,7 +110,7 @@ def _train(net: OFAMobileNetV3, recipe: Recipe, progress: Progress) -> None:
 
     train(
         net,
-        lambda first: training_batches(options.steps, recipe.seed, first),
+        lambda first: batches("train", options.steps, recipe.seed, first),
         options,
         recipe.folder / "training-state.pt",
         on_step,
@@ -118,7 +120,7 @@ def _train(net: OFAMobileNetV3, recipe: Recipe, progress: Progress) -> None:
 def _select(net: OFAMobileNetV3, recipe: Recipe, progress: Progress) -> list[Subnet]:
     """Calibrate the ladder and keep the subnets that the select split can tell apart."""
     candidates = ladder(net.space)
-    calibration = training_batches(CALIBRATION_IMAGES // BATCH, recipe.seed + 1, 0)
+    calibration = batches("select", CALIBRATION_IMAGES // BATCH, recipe.seed + 1)
     done = iter(range(1, len(candidates) + 1))
     calibrate(
         net,
@@ -135,7 +137,7 @@ def _select(net: OFAMobileNetV3, recipe: Recipe, progress: Progress) -> list[Sub
         progress=lambda s: progress("select", next(done), len(candidates), str(s)),
     )
     measured = [
-        Candidate(subnet, entry.accuracy, _latency(resident, subnet))
+        Candidate(subnet, entry.accuracy, multiplications(net, subnet))
         for subnet, entry in zip(candidates, entries, strict=True)
     ]
     digits_in_split = len(digits_data.split("select")[1])
@@ -151,15 +153,12 @@ def _select(net: OFAMobileNetV3, recipe: Recipe, progress: Progress) -> list[Sub
     return chosen
 
 
-def _latency(net: Callable[[Tensor, Subnet], Tensor], subnet: Subnet) -> float:
-    """Seconds for a batch of 8, the best of several runs: only the order matters here."""
-    images = torch.zeros(8, 1, 32, 32)
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        net(images, subnet)
-        times.append(time.perf_counter() - start)
-    return min(times)
+def multiplications(net: OFAMobileNetV3, subnet: Subnet) -> float:
+    """Multiply-accumulates for one image: unlike a time, the same on every machine."""
+    image = torch.zeros(1, 1, PREPROCESSING.height, PREPROCESSING.width)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        net(image, subnet)
+    return counter.get_total_flops() / 2
 
 
 def _report(checkpoint: Path, chosen: list[Subnet], progress: Progress) -> AccuracyCard:
@@ -212,8 +211,8 @@ A small member of the Once-for-All MobileNetV3 family for 32x32 grey images of s
 digits, made by `superserve train digits`. It exists to show and test elastic serving on any
 machine; it is no OCR system.
 
-- **Data**: {digits_data.SOURCE}. 1097 digits to train and
-  calibrate, 300 to select the subnets, {independent} to report; the splits share no digit.
+- **Data**: {digits_data.SOURCE}. 1097 digits to train,
+  300 to calibrate and select the subnets, {independent} to report; the splits share no digit.
 - **Distortion**: rotation ±{how.rotation_degrees:g}°, scale {how.scale[0]:g}-{how.scale[1]:g},
   shift ±{how.shift:g} of the side, Gaussian noise with a deviation of
   {how.noise[0]:g}-{how.noise[1]:g} of full scale; each drawn uniformly per image.

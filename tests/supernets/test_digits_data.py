@@ -29,8 +29,8 @@ def test_evaluation_sets_are_the_same_every_time():
 
 
 def test_training_batches_do_not_depend_on_where_one_starts():
-    whole = list(data.training_batches(8, 5, seed=1))
-    rest = list(data.training_batches(8, 5, seed=1, first_step=3))
+    whole = list(data.distorted_batches("train", 8, 5, seed=1))
+    rest = list(data.distorted_batches("train", 8, 5, seed=1, first_step=3))
 
     for (a, la), (b, lb) in zip(whole[3:], rest, strict=True):
         assert np.array_equal(a, b)
