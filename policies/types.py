@@ -92,6 +92,11 @@ class Profile:
     def max_batch(self) -> int:
         return self.batch_sizes[-1]
 
+    @property
+    def peak_rate(self) -> float:
+        """Queries per second of one worker: the smallest subnet in full batches."""
+        return self.batch_sizes[-1] / self.latencies[0][-1]
+
     def index(self, subnet: str) -> int:
         """The row of a subnet; ``KeyError`` names the subnets that exist."""
         try:
@@ -158,7 +163,8 @@ class QueueView:
     what the worker that asks could not serve in time any more.
     ``asking`` names the worker that would run the batch ("" in ``admit`` and ``on_tick``).
     ``arrival_rate`` (queries per second) and ``dispersion`` (variance over mean of the counts per
-    window; 1 for a Poisson stream) are kept by the scheduler.
+    window; 1 for a Poisson stream) are kept by the scheduler. ``capacity`` is how many workers like
+    the one that asks all that serve the model amount to: a device half as fast counts one half.
     """
 
     waiting: Sequence[Waiting]
@@ -166,11 +172,14 @@ class QueueView:
     arrival_rate: float = 0.0
     dispersion: float = 1.0
     asking: str = ""
+    capacity: float = 1.0
+    slo: float = 0.0
 
     @classmethod
     def of(cls, deadlines: Iterable[float], workers: Sequence[WorkerView] = ()) -> "QueueView":
         """A view of queries that have nothing but deadlines: for tables and notebooks."""
-        return cls(tuple(Waiting(d) for d in sorted(deadlines)), workers)
+        waiting = tuple(Waiting(d) for d in sorted(deadlines))
+        return cls(waiting, workers, capacity=float(max(1, len(workers))))
 
     def __len__(self) -> int:
         return len(self.waiting)

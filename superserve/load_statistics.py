@@ -18,22 +18,25 @@ class LoadStatistics:
     one, and 1 as long as nothing is known. Both are noisy below some hundred queries per second.
     """
 
-    __slots__ = ("_at", "_count", "_mean", "_rate", "_square", "_weight", "_window")
+    __slots__ = ("_at", "_count", "_mean", "_rate", "_slo", "_square", "_weight", "_window")
 
     def __init__(self) -> None:
         self._at = 0.0  # when `_rate` was last brought up to date
         self._rate = 0.0
+        self._slo = 0.0  # the same kind of sum as `_rate`, of the arrivals' budgets
         self._window: int | None = None  # the open window
         self._count = 0  # arrivals in it
         self._mean = 0.0  # forgetting sums over closed windows: of counts, of their squares,
         self._square = 0.0
         self._weight = 0.0  # and of one: it takes out the bias of having started from nothing
 
-    def arrive(self, now: float) -> None:
+    def arrive(self, now: float, slo: float = 0.0) -> None:
         self._close_windows(now)
         self._count += 1
         # A clock that stands still or steps back must not make the sum grow.
-        self._rate = self.rate(now) + 1.0 / RATE_MEMORY
+        kept = self.rate(now)
+        self._slo = slo / RATE_MEMORY + (self._slo * kept / self._rate if self._rate else 0.0)
+        self._rate = kept + 1.0 / RATE_MEMORY
         self._at = max(self._at, now)
 
     def rate(self, now: float) -> float:
@@ -41,6 +44,11 @@ class LoadStatistics:
         if not self._rate or now <= self._at:
             return self._rate
         return self._rate * exp((self._at - now) / RATE_MEMORY)
+
+    @property
+    def slo(self) -> float:
+        """Mean budget (deadline less arrival, seconds) of the latest arrivals; 0 before any."""
+        return self._slo / self._rate if self._rate else 0.0
 
     def dispersion(self, now: float) -> float:
         """Variance over mean of the counts per window, over the windows closed by ``now``."""

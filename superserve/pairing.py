@@ -38,7 +38,7 @@ class Pairing:
     """
 
     __slots__ = ("_admit", "_alone", "_floors", "_on_tick", "_policy", "_reserve", "_tick_period",
-                 "profile", "queue", "tick_due", "wait_until", "workers")  # fmt: skip
+                 "capacity", "profile", "queue", "tick_due", "wait_until", "workers")  # fmt: skip
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Pairing:
         self.queue = queue
         self.profile = profile
         self.workers: Sequence[Worker] = ()  # all that serve the model, of any device type
+        self.capacity = 1.0  # how many workers of this device type they amount to
         self.wait_until = inf  # the policy asked to be asked again at this time
         self._alone = alone
         self._floors = FloorTable(profile)
@@ -141,7 +142,12 @@ class Pairing:
             waiting = WaitingView(tuple(self._in_time(now, start)))
         load = queue.statistics
         return QueueView(
-            waiting, WorkersView(self.workers, now), load.rate(now), load.dispersion(now), worker
+            waiting,
+            WorkersView(self.workers, now),
+            load.rate(now),
+            load.dispersion(now),
+            worker,
+            self.capacity, load.slo,
         )
 
     def _takes_all(self, now: float, start: float) -> bool:

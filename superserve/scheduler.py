@@ -102,7 +102,7 @@ class Scheduler:
             raise ValueError(f"no subnet of {query.model!r} reaches {query.min_accuracy} percent")
         if query.id in queue:
             raise ValueError(f"query {query.id} already waits")
-        queue.statistics.arrive(now)
+        queue.statistics.arrive(now, query.deadline - query.arrival)
         try:
             reason = self._refusal(query, now)
         except PolicyError:
@@ -185,7 +185,7 @@ class Scheduler:
         for worker in self._workers:
             pairing = self._pairings.get((model, worker.device_type))
             if pairing is not None:
-                rate += pairing.profile.max_batch / pairing.profile.latencies[0][-1]
+                rate += pairing.profile.peak_rate
                 begin = min(begin, worker.residual(now))
         return begin + waiting / rate if rate else inf
 
@@ -296,6 +296,10 @@ class Scheduler:
         device_types = {worker.device_type for worker in self._workers}
         for (model, device_type), pairing in self._pairings.items():
             pairing.workers = [w for w in self._workers if (model, w.device_type) in self._pairings]
+            rates = (
+                self._pairings[model, w.device_type].profile.peak_rate for w in pairing.workers
+            )
+            pairing.capacity = sum(rates) / pairing.profile.peak_rate
             if device_type in device_types:
                 self._connected.setdefault(model, []).append(pairing)
 
