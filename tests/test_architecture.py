@@ -32,6 +32,7 @@ PURE = {  # no clock, no I/O, no torch
     "supernets/pareto.py",
     "supernets/space.py",
     "loadtest/arrivals.py",
+    "loadtest/generators.py",
     "loadtest/report.py",
 }
 IMPURE = {"asyncio", "socket", "threading", "multiprocessing", "subprocess", "time", "os", "random",
