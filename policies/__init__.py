@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Mapping
 
+from policies.alpaserve import AlpaServe
+from policies.clipper import Clipper
+from policies.clockwork import Clockwork
 from policies.fixed import Fixed
+from policies.infaas import INFaaS
 from policies.loading import resolve, with_options
 from policies.maxacc import MaxAcc
 from policies.maxbatch import MaxBatch
+from policies.nexus import EarlyDrop, Nexus
 from policies.slackfit import SlackFit
+from policies.symphony import Symphony
 from policies.types import Choice, Policy, Profile, QueueView, Wait, Waiting, WorkerView
 
 __all__ = [
@@ -27,6 +33,13 @@ POLICIES: dict[str, type] = {
     "maxacc": MaxAcc,
     "maxbatch": MaxBatch,
     "fixed": Fixed,
+    "earlydrop": EarlyDrop,
+    "infaas": INFaaS,
+    "clockwork": Clockwork,
+    "nexus": Nexus,
+    "clipper": Clipper,
+    "symphony": Symphony,
+    "alpaserve": AlpaServe,
 }
 
 

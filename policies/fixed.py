@@ -29,7 +29,7 @@ class Fixed:
         if drop not in {"none", "lazy", "early"}:
             raise ValueError(f"drop must be none, lazy or early, not {drop!r}")
         self._profile = profile
-        self._subnet = _find(profile, str(subnet))
+        self._subnet = find_subnet(profile, str(subnet))
         self._drop = drop
         self._latency = {size: profile.latency(self._subnet, size) for size in profile.batch_sizes}
 
@@ -60,7 +60,7 @@ class Fixed:
         return waiting
 
 
-def _find(profile: Profile, subnet: str) -> str:
+def find_subnet(profile: Profile, subnet: str) -> str:
     if subnet in profile.subnets:
         return subnet
     if subnet in {"smallest", "largest"}:

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from policies import POLICIES, Choice, Profile, QueueView, load_policy
+from policies import POLICIES, Choice, Profile, QueueView, Wait, load_policy
 from policies.fixed import Fixed
 from policies.slackfit import SlackFit
 
@@ -37,7 +37,7 @@ def elsewhere(monkeypatch):
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_name_builds_a_policy_from_a_profile_alone(name):
     policy = load_policy(name)(PROFILE)
-    assert isinstance(policy.choose(QueueView.of([9.0]), 0.0), Choice)
+    assert isinstance(policy.choose(QueueView.of([9.0]), 0.0), Choice | Wait)
 
 
 def test_a_class_of_somebody_else_is_found_by_its_path():
