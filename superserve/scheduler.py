@@ -70,6 +70,7 @@ class Scheduler:
         self._next_dispatch = 0
         self._lost_once: set[int] = set()  # ids of queries, not yet answered
         self._wake_at = inf  # of the `Wake` that stands
+        self._settled = False  # whether the last event was dealt with to its end
         self._commands: list[Command] = []
 
     def __repr__(self) -> str:
@@ -108,10 +109,13 @@ class Scheduler:
         except PolicyError:
             queue.push(query)  # a policy that cannot say no has not said it
             raise
-        if reason is None:
-            queue.push(query)
-        else:
+        if reason is not None:
             self._drop(query, reason, now)
+            return self._settle(now)
+        queue.push(query)
+        alarmed = now < self._wake_at <= queue.expiry(query)
+        if alarmed and self._settled and not self._workers.has_credit:
+            return []  # nobody could take it, and the alarm that stands rings before it expires
         return self._settle(now)
 
     def cancel(self, query_id: int, now: float) -> list[Command]:
@@ -169,6 +173,7 @@ class Scheduler:
         for pairing, policy in zip(self._pairings.values(), built, strict=True):
             pairing.adopt(policy)
         self._ticking = [pairing for pairing in self._pairings.values() if pairing.ticks]
+        self._settled = False  # the new one may tick
 
     def overdue(self, now: float, grace: float) -> list[str]:
         """Workers that still hold work ``grace`` seconds after all of it should have been done."""
@@ -191,9 +196,11 @@ class Scheduler:
 
     def _settle(self, now: float) -> list[Command]:
         """After every event: drop, assign, set the alarm; then hand over all that was decided."""
+        self._settled = False
         self._expire(now)
         self._assign(now)
         self._arm(now)
+        self._settled = True
         commands, self._commands = self._commands, []
         return commands
 
