@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 from policies.alpaserve import AlpaServe
 from policies.clipper import Clipper
 from policies.clockwork import Clockwork
+from policies.dualfit import DualFit
 from policies.fixed import Fixed
 from policies.infaas import INFaaS
 from policies.loading import resolve, with_options
 from policies.maxacc import MaxAcc
 from policies.maxbatch import MaxBatch
 from policies.nexus import EarlyDrop, Nexus
+from policies.pacefit import PaceFit
 from policies.slackfit import SlackFit
 from policies.symphony import Symphony
 from policies.types import Choice, Policy, Profile, QueueView, Wait, Waiting, WorkerView
@@ -30,6 +32,8 @@ __all__ = [
 POLICIES: dict[str, type] = {
     "default": SlackFit,
     "slackfit": SlackFit,
+    "dualfit": DualFit,
+    "pacefit": PaceFit,
     "maxacc": MaxAcc,
     "maxbatch": MaxBatch,
     "fixed": Fixed,

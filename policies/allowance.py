@@ -1,0 +1,70 @@
+"""How much worker time the queue can afford per query: what look-ahead policies spend."""
+
+from dataclasses import dataclass
+from math import inf, sqrt
+
+from policies.types import QueueView
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The rule's knobs.
+
+    ``share``: the part of the slack that may be spent. ``horizon``: how far arrivals are forecast,
+    in SLOs. ``deviations``: how many standard deviations of their count above the mean are planned
+    for. ``batches``: how many batches of each worker are still to end before the first deadline.
+    """
+
+    share: float = 0.85
+    horizon: float = 1.0
+    deviations: float = 0.4
+    batches: float = 0.75
+
+    def __post_init__(self) -> None:
+        others = (self.horizon, self.deviations, self.batches)
+        if not 0 < self.share <= 1 or min(others) < 0:
+            raise ValueError(f"share must be in (0, 1], the others not negative: {self}")
+
+    def affordable(self, view: QueueView, now: float, batch: int) -> float:
+        """Worker-seconds per query that leave every query its place before its deadline.
+
+        The k earliest deadlines, and those queries that come before the k-th deadline d_k and are
+        due sooner, must be done by d_k. At tau worker-seconds each::
+
+            tau (k + ahead_k) <= share · capacity · (d_k - now),
+            ahead_k = rate · max(0, d_k - now - slo)
+
+        for every k; ``ahead`` is what a mean SLO says of deadlines to come (a lower bound, by
+        Jensen), and 0 under one SLO. A share below 1 keeps the rest of the slack: without it the
+        queue lives at the edge of its deadlines, where one burst shrinks the batches and with them
+        the throughput. For the whole queue the arrivals of a horizon and their time are counted in,
+        so that a short queue does not spend what the next ones need::
+
+            tau (Q + ahead_Q + rate H + z sqrt(IDC rate H))
+                <= capacity (H + share (d_Q - now - w batch tau))
+
+        The last term is the time of the batches that are under way when a deadline comes: what
+        waits must end by then, not only begin. k goes down from the whole queue by thirds to
+        ``batch``, the largest batch, below which a worker's time cannot be shared out. O(log
+        queue). Infinite for an empty queue.
+        """
+        waiting = view.waiting
+        count = len(waiting)
+        if not count:
+            return inf
+        rate, slo, share, capacity = view.arrival_rate, view.slo, self.share, view.capacity
+        left = waiting[count - 1].deadline - now
+        ahead = rate * (left - slo) if left > slo else 0.0
+        horizon = self.horizon * slo
+        coming = rate * horizon
+        if self.deviations:
+            coming += self.deviations * sqrt(view.dispersion * coming)
+        under_way = self.batches * share * batch * capacity
+        tau = (horizon + share * left) / (count + ahead + coming + under_way)
+        place = count
+        while place > batch:
+            place = max(batch, 2 * place // 3)
+            left = waiting[place - 1].deadline - now
+            ahead = rate * (left - slo) if left > slo else 0.0
+            tau = min(tau, share * left / (place + ahead))
+        return capacity * tau
