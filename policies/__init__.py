@@ -11,8 +11,11 @@ from policies.infaas import INFaaS
 from policies.loading import resolve, with_options
 from policies.maxacc import MaxAcc
 from policies.maxbatch import MaxBatch
+from policies.model_switching import ModelSwitching
 from policies.nexus import EarlyDrop, Nexus
 from policies.pacefit import PaceFit
+from policies.proteus import Proteus
+from policies.ramsis import Ramsis
 from policies.slackfit import SlackFit
 from policies.symphony import Symphony
 from policies.types import Choice, Policy, Profile, QueueView, Wait, Waiting, WorkerView
@@ -44,6 +47,9 @@ POLICIES: dict[str, type] = {
     "clipper": Clipper,
     "symphony": Symphony,
     "alpaserve": AlpaServe,
+    "proteus": Proteus,
+    "model-switching": ModelSwitching,
+    "ramsis": Ramsis,
 }
 
 

@@ -13,8 +13,8 @@ class PaceFit:
     spare. A batch of ``b`` queries may take ``b`` times that, and never more than the head's slack.
     It is the plain form of `policies.dualfit`, without prices and without shedding.
 
-    For ``share``, ``horizon``, ``deviations`` and ``batches`` see `Allowance`; ``guard`` is how much longer than
-    planned, as a share, a batch may take without being late.
+    For ``share``, ``horizon``, ``deviations`` and ``batches`` see `Allowance`; ``guard`` is how
+    much longer than planned, as a share, a batch may take without being late.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -96,6 +96,7 @@ penalties = st.sampled_from([1.0, 100.0, 1000.0])
 times = st.floats(0.0, 12.0)
 
 
+@settings(deadline=None)
 @given(points, penalties, times)
 def test_the_hull_is_the_optimum_of_the_linear_program_over_all_subnets(found, penalty, tau):
     """Shares x of the queries: max sum (a + M) x - M with sum cost x <= tau, sum x <= 1."""
