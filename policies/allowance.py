@@ -1,9 +1,12 @@
 """How much worker time the queue can afford per query: what look-ahead policies spend."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
 from policies.types import QueueView
+
+Sample = tuple[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Allowance:
         if not 0 < self.share <= 1 or min(others) < 0:
             raise ValueError(f"share must be in (0, 1], the others not negative: {self}")
 
-    def affordable(self, view: QueueView, now: float, batch: int) -> float:
+    def affordable(self, view: QueueView, deadlines: Sequence[Sample], batch: int) -> float:
         """Worker-seconds per query that leave every query its place before its deadline.
 
         The k earliest deadlines, and those queries that come before the k-th deadline d_k and are
@@ -34,37 +37,46 @@ class Allowance:
             tau (k + ahead_k) <= share · capacity · (d_k - now),
             ahead_k = rate · max(0, d_k - now - slo)
 
-        for every k; ``ahead`` is what a mean SLO says of deadlines to come (a lower bound, by
-        Jensen), and 0 under one SLO. A share below 1 keeps the rest of the slack: without it the
-        queue lives at the edge of its deadlines, where one burst shrinks the batches and with them
-        the throughput. For the whole queue the arrivals of a horizon and their time are counted in,
-        so that a short queue does not spend what the next ones need::
+        for every k in ``deadlines`` (see `sampled`); ``ahead`` is what a mean SLO says of deadlines
+        to come (a lower bound, by Jensen), and 0 under one SLO. A share below 1 keeps the rest of
+        the slack: without it the queue lives at the edge of its deadlines, where one burst shrinks
+        the batches and with them the throughput. For the whole queue the arrivals of a horizon and
+        their time are counted in, so that a short queue does not spend what the next ones need::
 
             tau (Q + ahead_Q + rate H + z sqrt(IDC rate H))
                 <= capacity (H + share (d_Q - now - w batch tau))
 
         The last term is the time of the batches that are under way when a deadline comes: what
-        waits must end by then, not only begin. k goes down from the whole queue by thirds to
-        ``batch``, the largest batch, below which a worker's time cannot be shared out. O(log
-        queue). Infinite for an empty queue.
+        waits must end by then, not only begin. Infinite for an empty queue.
         """
-        waiting = view.waiting
-        count = len(waiting)
-        if not count:
+        if not deadlines:
             return inf
         rate, slo, share, capacity = view.arrival_rate, view.slo, self.share, view.capacity
-        left = waiting[count - 1].deadline - now
-        ahead = rate * (left - slo) if left > slo else 0.0
         horizon = self.horizon * slo
         coming = rate * horizon
         if self.deviations:
             coming += self.deviations * sqrt(view.dispersion * coming)
-        under_way = self.batches * share * batch * capacity
-        tau = (horizon + share * left) / (count + ahead + coming + under_way)
-        place = count
-        while place > batch:
-            place = max(batch, 2 * place // 3)
-            left = waiting[place - 1].deadline - now
+        coming += self.batches * share * batch * capacity
+        tau = inf
+        for place, left in deadlines:
             ahead = rate * (left - slo) if left > slo else 0.0
-            tau = min(tau, share * left / (place + ahead))
+            if tau == inf:  # the whole queue comes first
+                tau = (horizon + share * left) / (place + ahead + coming)
+            elif share * left < tau * (place + ahead):
+                tau = share * left / (place + ahead)
         return capacity * tau
+
+
+def sampled(view: QueueView, now: float, batch: int) -> list[Sample]:
+    """(k, seconds to the k-th deadline) from the whole queue down by halves to ``batch``.
+
+    Below the largest batch a worker's time cannot be shared out. Between two samples a bound that
+    is linear in k is off by a factor of 2 at most. O(log queue).
+    """
+    waiting = view.waiting
+    place = len(waiting)
+    found: list[Sample] = []
+    while place > 0:
+        found.append((place, waiting[place - 1].deadline - now))
+        place = max(batch, place // 2) if place > batch else 0
+    return found

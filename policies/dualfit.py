@@ -1,13 +1,13 @@
 """DualFit: what a worker-second is worth, from the whole queue, prices every possible batch."""
 
 from bisect import bisect_left, bisect_right
-from math import inf
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from policies.allowance import Allowance
+from policies.allowance import Allowance, Sample, sampled
 from policies.hull import Hull
 from policies.steps import Steps
-from policies.types import Choice, Profile, QueueView
+from policies.types import Choice, Profile, QueueView, Waiting
 
 _FAR = 1e6  # a miss so bad that no hull of a batch size starts with giving queries up
 
@@ -25,15 +25,12 @@ class _Size(NamedTuple):
 class _Batch(NamedTuple):
     """A batch that could run: what it costs more than it is worth, in percent, at given prices."""
 
-    choice: Choice
+    row: int
     regret: float
     served: int
     seconds: float
     size: int  # its place among the profiled batch sizes
     pressed: bool  # a deadline keeps it from being larger, or its subnet from being better
-
-
-_NOTHING = _Batch(Choice("", 1), 0.0, 0, 0.0, 0, pressed=False)
 
 
 class DualFit:
@@ -83,6 +80,7 @@ class DualFit:
         self._allowance = Allowance(share, horizon, deviations, batches)
         self._guard, self._penalty = guard, penalty
         self._shed = shed
+        self._dear = profile.accuracies[0] + penalty  # what a query given up costs
         self._full = profile.latencies[0][-1] * (1.0 + guard)
         self._hull = Hull.of(profile, penalty=penalty)
         self._middles, self._slopes = _midpoints(self._hull)
@@ -94,110 +92,99 @@ class DualFit:
         return f"DualFit(share={self._allowance.share:g}, guard={self._guard:g}{off})"
 
     def choose(self, view: QueueView, now: float) -> Choice | None:
-        """O(log queue + batch sizes · log subnets)."""
-        waiting, sizes = view.waiting, self._sizes
-        if not waiting:
+        """O(log queue + batch sizes · log subnets), and O(heads shed)."""
+        waiting, sizes, guard = view.waiting, self._sizes, 1.0 + self._guard
+        count = len(waiting)
+        if not count:
             return None
-        tau = self._allowance.affordable(view, now, sizes[-1].batch)
-        price = self._price(tau)
+        deadlines = sampled(view, now, sizes[-1].batch)
+        price = self._price(self._allowance.affordable(view, deadlines, sizes[-1].batch))
         value = self._value(price)
-        first = self._plan(view, now, 0, price, value)
+        head = waiting[0]
+        left = head.deadline - now
+        floor = self._floor(head.min_accuracy)
+        first = self._fitting(left / guard, count, price, value, floor)
         if not first.pressed:
-            return first.choice
-        best, regret = first.choice, first.regret / first.served
+            return self._choice(first)
+        best, skip, regret = first, 0, first.regret / first.served
         for size in range(first.size):  # the most urgent on their own, then a full batch
-            part = self._run(view, now, 0, size, price, value)
+            part = self._batch(size, left / guard, count, price, value, floor)
             if part.served >= first.served:
                 break
-            then = self._plan(view, now + part.seconds / view.capacity, part.served, price, value)
+            later = now + part.seconds / view.capacity
+            slack = (waiting[part.served].deadline - later) / guard
+            then = self._fitting(slack, count - part.served, price, value)
             both = (part.regret + then.regret) / (part.served + then.served)
             if both < regret:
-                best, regret = part.choice, both
-        if self._shed and waiting[0].deadline - now < self._full:
-            shed, worth = self._best_shed(view, now, price, value)
-            if shed is not None and worth < regret:
-                best = shed
-        return best
+                best, regret = part, both
+        if self._shed and left < self._full:
+            doomed = self._doomed(view, deadlines)
+            full = bisect_left(waiting, now + self._full, key=_deadline)
+            for place in (doomed, full):
+                if not 0 < place < count:
+                    continue
+                at = waiting[place]
+                slack, floor = (at.deadline - now) / guard, self._floor(at.min_accuracy)
+                rest = self._fitting(slack, count - place, price, value, floor)
+                worth = (max(0, place - doomed) * self._dear + rest.regret) / rest.served
+                kept = view.prioritised and any(q.priority > 0 for q in waiting[:place])
+                if worth < regret and not kept:
+                    best, skip, regret = rest, place, worth
+        return self._choice(best, skip)
 
-    def _best_shed(
-        self, view: QueueView, now: float, price: float, value: float
-    ) -> tuple[Choice | None, float]:
-        """The best batch after some heads are shed, and its regret per query that it serves."""
-        waiting = view.waiting
-        doomed = self._doomed(view, now)
-        dear = self._profile.accuracies[0] + self._penalty
-        places = {doomed}
-        for size in self._sizes[1:]:
-            until = now + size.least * (1.0 + self._guard)
-            places.add(bisect_left(waiting, until, key=lambda query: query.deadline))
-        best, regret, seen = None, inf, 0
-        for skip in sorted(places):
-            if skip >= len(waiting) or any(waiting[i].priority > 0 for i in range(seen, skip)):
-                break
-            seen = skip
-            rest = self._plan(view, now, skip, price, value)
-            worth = (max(0, skip - doomed) * dear + rest.regret) / rest.served
-            if worth < regret:
-                best = Choice(rest.choice.subnet, rest.choice.batch_size, skip)
-                regret = worth
-        return best, regret
+    def _choice(self, batch: _Batch, shed: int = 0) -> Choice:
+        return Choice(self._profile.subnets[batch.row], batch.served, shed)
 
-    def _doomed(self, view: QueueView, now: float) -> int:
+    def _floor(self, accuracy: float) -> int:
+        """The row of the least accurate subnet with at least this accuracy, or the last."""
+        accuracies = self._profile.accuracies
+        if accuracy <= accuracies[0]:
+            return 0
+        return min(bisect_left(accuracies, accuracy), len(accuracies) - 1)
+
+    def _doomed(self, view: QueueView, deadlines: Sequence[Sample]) -> int:
         """How many must miss even if all workers run full batches of the smallest from now on.
 
         Counts those that are waiting, and what a load above capacity will bring within an SLO.
         """
-        waiting, most = view.waiting, self._sizes[-1].batch
         rate = view.capacity * self._profile.peak_rate
-        place, doomed = len(waiting), 0.0
-        while place > 0:
-            doomed = max(doomed, place - rate * (waiting[place - 1].deadline - now))
-            place = 2 * place // 3 if place > most else 0
-        return int(doomed + max(0.0, view.arrival_rate - rate) * view.slo)
+        most = max(0.0, *(place - rate * left for place, left in deadlines))
+        return int(most + max(0.0, view.arrival_rate - rate) * view.slo)
 
-    def _plan(self, view: QueueView, now: float, skip: int, price: float, value: float) -> _Batch:
-        """The largest batch that fits the slack of the first query after ``skip``."""
-        left = len(view.waiting) - skip
-        if left <= 0:
-            return _NOTHING
-        slack = (view.waiting[skip].deadline - now) / (1.0 + self._guard)
+    def _fitting(
+        self, slack: float, left: int, price: float, value: float, floor: int = 0
+    ) -> _Batch:
+        """The largest batch of ``left`` queries that fits a slack."""
+        sizes = self._sizes
         size = 0
-        for larger in range(1, len(self._sizes)):
-            if self._sizes[larger].least > slack or self._sizes[larger - 1].batch >= left:
+        for larger in range(1, len(sizes)):
+            if sizes[larger].least > slack or sizes[larger - 1].batch >= left:
                 break
             size = larger
-        best = self._run(view, now, skip, size, price, value)
-        if (
-            size and best.served < self._sizes[size].batch
-        ):  # padded: perhaps a smaller one is better
-            exact = self._run(view, now, skip, size - 1, price, value)
+        best = self._batch(size, slack, left, price, value, floor)
+        if size and best.served < sizes[size].batch:  # padded: perhaps a smaller one is better
+            exact = self._batch(size - 1, slack, left, price, value, floor)
             if exact.regret * best.served < best.regret * exact.served:
                 return exact
         return best
 
-    def _run(
-        self, view: QueueView, now: float, skip: int, size: int, price: float, value: float
+    def _batch(
+        self, size: int, slack: float, left: int, price: float, value: float, floor: int = 0
     ) -> _Batch:
-        """A batch of this profiled size after ``skip`` queries, with the subnet that is best."""
-        profile, head, at = self._profile, view.waiting[skip], self._sizes[size]
-        count = min(at.batch, len(view.waiting) - skip)
-        within = at.within.at((head.deadline - now) / (1.0 + self._guard))
+        """The batch of this profiled size with the subnet that is best at the price."""
+        at = self._sizes[size]
+        served = min(at.batch, left)
         wanted = at.rows[bisect_left(at.slopes, -price)]
-        row = wanted if within is None else min(wanted, within)
+        within = at.within.at(slack)
         if within is None:
-            row = 0
-        if head.min_accuracy > profile.accuracies[row]:
-            row = min(bisect_left(profile.accuracies, head.min_accuracy), len(profile.subnets) - 1)
-        seconds = profile.latencies[row][size]
-        worth = self._profile.accuracies[row] if within is not None else -self._penalty
-        return _Batch(
-            Choice(profile.subnets[row], count),
-            price * seconds - count * (worth - value),
-            count,
-            seconds,
-            size,
-            row < wanted or (size + 1 < len(self._sizes) and count == at.batch),
-        )
+            row, worth = floor, -self._penalty
+        else:
+            row = max(floor, min(wanted, within))
+            worth = self._profile.accuracies[row]
+        seconds = self._profile.latencies[row][size]
+        regret = price * seconds - served * (worth - value)
+        pressed = row < wanted or (size + 1 < len(self._sizes) and left > at.batch)
+        return _Batch(row, regret, served, seconds, size, pressed)
 
     def _price(self, tau: float) -> float:
         """The slope of the hull at tau, interpolated between the middles of its segments.
@@ -219,6 +206,10 @@ class DualFit:
         hull = self._hull
         best = bisect_left(self._rises, -price)
         return max(-self._penalty, hull.accuracies[best] - price * hull.taus[best])
+
+
+def _deadline(query: Waiting) -> float:
+    return query.deadline
 
 
 def _midpoints(hull: Hull) -> tuple[list[float], list[float]]:

@@ -1,6 +1,6 @@
 """PaceFit: the whole queue sets the pace, and the head's slack the limit."""
 
-from policies.allowance import Allowance
+from policies.allowance import Allowance, sampled
 from policies.steps import Steps
 from policies.types import Choice, Profile, QueueView
 
@@ -46,7 +46,9 @@ class PaceFit:
             return None
         profile, count = self._profile, len(view)
         slack = (view.head.deadline - now) / (1.0 + self._guard)
-        pace = self._allowance.affordable(view, now, profile.max_batch)
+        pace = self._allowance.affordable(
+            view, sampled(view, now, profile.max_batch), profile.max_batch
+        )
         fallback = Choice(profile.smallest, min(count, profile.max_batch))
         for column in reversed(range(len(profile.batch_sizes))):
             size = profile.batch_sizes[column]

@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,7 @@ class Profile:
         return self.batch_sizes[max(bisect_right(self.batch_sizes, waiting) - 1, 0)]
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A query that waits: its deadline (seconds, the clock of ``now``) and what it asks for."""
 
     deadline: float
@@ -165,6 +164,8 @@ class QueueView:
     ``arrival_rate`` (queries per second) and ``dispersion`` (variance over mean of the counts per
     window; 1 for a Poisson stream) are kept by the scheduler. ``capacity`` is how many workers like
     the one that asks all that serve the model amount to: a device half as fast counts one half.
+    ``slo`` is the mean budget (seconds from arrival to deadline) of the latest arrivals.
+    ``prioritised`` says whether any that waits may have a priority above 0.
     """
 
     waiting: Sequence[Waiting]
@@ -174,6 +175,7 @@ class QueueView:
     asking: str = ""
     capacity: float = 1.0
     slo: float = 0.0
+    prioritised: bool = True
 
     @classmethod
     def of(cls, deadlines: Iterable[float], workers: Sequence[WorkerView] = ()) -> "QueueView":

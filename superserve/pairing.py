@@ -147,7 +147,9 @@ class Pairing:
             load.rate(now),
             load.dispersion(now),
             worker,
-            self.capacity, load.slo,
+            self.capacity,
+            load.slo,
+            queue.edf.prioritised > 0,
         )
 
     def _takes_all(self, now: float, start: float) -> bool:

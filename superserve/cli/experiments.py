@@ -1,5 +1,6 @@
-"""Commands that put servers and policies under load: demo."""
+"""Commands that put servers and policies under load: demo, compare."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,3 +44,56 @@ def demo(
         serve_arguments=("--checkpoint", checkpoint) if checkpoint else (),
     )
     raise typer.Exit(run_demo(options, sample_images(400)))
+
+
+@app.command(rich_help_panel="Experiments")
+def compare(
+    file: Annotated[
+        Path | None, typer.Argument(help="A study, TOML; without one, the quick study.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A folder. [default: compare-NAME]")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The study that ships with SuperServe: a minute.")
+    ] = False,
+    policies: Annotated[
+        str, typer.Option(help="Others: name,name:option=value,module:Class.")
+    ] = "",
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Others: kind,key=value,...; may be repeated.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="So many: 0, 1, 2, ...")] = None,
+    workers: Annotated[str, typer.Option(help="How many, or several: 4,8.")] = "",
+    slo_ms: Annotated[float | None, typer.Option(help="One SLO for all queries.")] = None,
+    profile: Annotated[str, typer.Option(help='"paper", or a file of `superserve profile`.')] = "",
+    bounds: Annotated[
+        bool | None, typer.Option("--bounds/--no-bounds", help="What no policy can exceed.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="At once. [default: one per CPU]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the finished cells.")] = False,
+    records: Annotated[
+        bool, typer.Option("--records", help="Also write one record per query.")
+    ] = False,
+) -> None:
+    """Compare policies in simulation: tables, plots, upper bounds, one HTML report."""
+    from loadtest.compare.command import CompareOptions, run_compare
+    from loadtest.compare.flags import with_flags
+    from loadtest.compare.study_file import quick_study, read_study
+
+    if quick and file is not None:
+        raise typer.BadParameter("--quick is a study of its own: leave out the file")
+    study = with_flags(
+        quick_study() if file is None else read_study(file),
+        policies=policies,
+        workloads=tuple(workload or ()),
+        seeds=seeds,
+        workers=workers,
+        slo_ms=slo_ms,
+        profile=profile,
+        bounds=bounds,
+    )
+    folder = output or Path(f"compare-{study.name}")
+    run_compare(study, CompareOptions(folder, processes, resume, records))
