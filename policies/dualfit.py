@@ -61,6 +61,8 @@ class DualFit:
     miss counts, in percent. No query with a priority is shed, and a head with a floor gets it.
     """
 
+    keeps_reserve = True
+
     def __init__(
         self,
         profile: Profile,
