@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 POLICIES: dict[str, type] = {
-    "default": SlackFit,
+    "default": DualFit,
     "slackfit": SlackFit,
     "dualfit": DualFit,
     "pacefit": PaceFit,
