@@ -32,22 +32,23 @@ class Allowance:
         """Worker-seconds per query that leave every query its place before its deadline.
 
         The k earliest deadlines, and those queries that come before the k-th deadline d_k and are
-        due sooner, must be done by d_k. At tau worker-seconds each::
+        due sooner, must be done by d_k, and so must the batches that are under way then. At tau
+        worker-seconds each, for every k in ``deadlines`` (see `sampled`)::
 
-            tau (k + ahead_k) <= share · capacity · (d_k - now),
-            ahead_k = rate · max(0, d_k - now - slo)
+            tau (k + ahead_k + w_k) <= share · capacity · (d_k - now),
+            ahead_k = rate · max(0, d_k - now - slo),
+            w_k = batches · share · min(k, batch · capacity)
 
-        for every k in ``deadlines`` (see `sampled`); ``ahead`` is what a mean SLO says of deadlines
-        to come (a lower bound, by Jensen), and 0 under one SLO. A share below 1 keeps the rest of
-        the slack: without it the queue lives at the edge of its deadlines, where one burst shrinks
-        the batches and with them the throughput. For the whole queue the arrivals of a horizon and
-        their time are counted in, so that a short queue does not spend what the next ones need::
+        ``ahead`` is what a mean SLO says of deadlines to come (a lower bound, by Jensen), and 0
+        under one SLO. A share below 1 keeps the rest of the slack: without it the queue lives at
+        the edge of its deadlines, where one burst shrinks the batches and with them the throughput.
+        For the whole queue the arrivals of a horizon and their time are counted in as well, so that
+        a short queue does not spend what the next ones need::
 
-            tau (Q + ahead_Q + rate H + z sqrt(IDC rate H))
-                <= capacity (H + share (d_Q - now - w batch tau))
+            tau (Q + ahead_Q + w + rate H + z sqrt(IDC rate H))
+                <= capacity (H + share (d_Q - now)),    w = batches · share · batch · capacity
 
-        The last term is the time of the batches that are under way when a deadline comes: what
-        waits must end by then, not only begin. Infinite for an empty queue.
+        Infinite for an empty queue.
         """
         if not deadlines:
             return inf
@@ -56,14 +57,16 @@ class Allowance:
         coming = rate * horizon
         if self.deviations:
             coming += self.deviations * sqrt(view.dispersion * coming)
-        coming += self.batches * share * batch * capacity
-        tau = inf
+        under_way = self.batches * share
+        all_workers = batch * capacity
+        count, last = deadlines[0]
+        ahead = rate * (last - slo) if last > slo else 0.0
+        tau = (horizon + share * last) / (count + ahead + coming + under_way * all_workers)
         for place, left in deadlines:
             ahead = rate * (left - slo) if left > slo else 0.0
-            if tau == inf:  # the whole queue comes first
-                tau = (horizon + share * left) / (place + ahead + coming)
-            elif share * left < tau * (place + ahead):
-                tau = share * left / (place + ahead)
+            work = place + ahead + under_way * min(place, all_workers)
+            if share * left < tau * work:
+                tau = share * left / work
         return capacity * tau
 
 

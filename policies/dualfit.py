@@ -120,8 +120,8 @@ class DualFit:
             if both < regret:
                 best, regret = part, both
         if self._shed and left < self._full:
-            doomed = self._doomed(view, deadlines)
             full = bisect_left(waiting, now + self._full, key=_deadline)
+            doomed = max(self._doomed(view, deadlines), self._starved(view, first.size, full))
             for place in (doomed, full):
                 if not 0 < place < count:
                     continue
@@ -152,6 +152,15 @@ class DualFit:
         rate = view.capacity * self._profile.peak_rate
         most = max(0.0, *(place - rate * left for place, left in deadlines))
         return int(most + max(0.0, view.arrival_rate - rate) * view.slo)
+
+    def _starved(self, view: QueueView, size: int, urgent: int) -> int:
+        """How many will miss within an SLO if the ``urgent``, whom a full batch cannot serve in
+        time, stay in front: batches of this size serve fewer than come, so the next head is no less
+        urgent. Less than a full batch pays for itself only where the urgent are few.
+        """
+        at = self._sizes[size]
+        crowd = min(urgent / self._full, view.arrival_rate)
+        return int((crowd - view.capacity * at.batch / at.least) * view.slo)
 
     def _fitting(
         self, slack: float, left: int, price: float, value: float, floor: int = 0

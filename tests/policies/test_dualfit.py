@@ -66,7 +66,9 @@ class TestAllowance:
         assert affordable(rule, queue, 8) == pytest.approx(expected)
 
     def test_batches_under_way_take_their_time_too(self):
-        """2 workers with a batch of 4 each: 12 (q + 8) worker-seconds... for q = 8, 2 · 12 / 16."""
+        """Two workers with a batch of 8 each, but no more than the 8 that wait: 2 · 12 / (8 + 16)
+        with all workers' batches, which for the whole queue come on top.
+        """
         rule = Allowance(share=1.0, horizon=0.0, deviations=0.0, batches=1.0)
         queue = view(*[12.0] * 8, capacity=2.0)
         assert affordable(rule, queue, 8) == pytest.approx(2 * 12 / (8 + 16))
