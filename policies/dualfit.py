@@ -58,7 +58,9 @@ class DualFit:
 
     For ``share``, ``horizon``, ``deviations`` and ``batches`` see `Allowance`. ``guard`` is how
     much longer than planned, as a share, a batch may take without being late; ``penalty`` is what a
-    miss counts, in percent. No query with a priority is shed, and a head with a floor gets it.
+    miss counts, in percent. A head with a floor gets a subnet that meets it, in a
+    batch that this subnet still runs in time. Priorities are left to those who ask: the deadline
+    decides who goes first and who is given up.
     """
 
     keeps_reserve = True
@@ -71,7 +73,7 @@ class DualFit:
         horizon: float = 1.0,
         deviations: float = 0.4,
         batches: float = 0.75,
-        guard: float = 0.08,
+        guard: float = 0.14,
         penalty: float = 100.0,
         shed: bool = True,
     ) -> None:
@@ -129,8 +131,7 @@ class DualFit:
                 slack, floor = (at.deadline - now) / guard, self._floor(at.min_accuracy)
                 rest = self._fitting(slack, count - place, price, value, floor)
                 worth = (max(0, place - doomed) * self._dear + rest.regret) / rest.served
-                kept = view.prioritised and any(q.priority > 0 for q in waiting[:place])
-                if worth < regret and not kept:
+                if worth < regret:
                     best, skip, regret = rest, place, worth
         return self._choice(best, skip)
 
@@ -166,10 +167,10 @@ class DualFit:
         self, slack: float, left: int, price: float, value: float, floor: int = 0
     ) -> _Batch:
         """The largest batch of ``left`` queries that fits a slack."""
-        sizes = self._sizes
+        sizes, latencies = self._sizes, self._profile.latencies[floor]
         size = 0
         for larger in range(1, len(sizes)):
-            if sizes[larger].least > slack or sizes[larger - 1].batch >= left:
+            if latencies[larger] > slack or sizes[larger - 1].batch >= left:
                 break
             size = larger
         best = self._batch(size, slack, left, price, value, floor)

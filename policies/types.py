@@ -165,7 +165,6 @@ class QueueView:
     window; 1 for a Poisson stream) are kept by the scheduler. ``capacity`` is how many workers like
     the one that asks all that serve the model amount to: a device half as fast counts one half.
     ``slo`` is the mean budget (seconds from arrival to deadline) of the latest arrivals.
-    ``prioritised`` says whether any that waits may have a priority above 0.
     """
 
     waiting: Sequence[Waiting]
@@ -175,7 +174,6 @@ class QueueView:
     asking: str = ""
     capacity: float = 1.0
     slo: float = 0.0
-    prioritised: bool = True
 
     @classmethod
     def of(cls, deadlines: Iterable[float], workers: Sequence[WorkerView] = ()) -> "QueueView":

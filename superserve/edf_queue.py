@@ -21,14 +21,13 @@ class EDFQueue:
     are then O(1) amortised; any other insertion or removal moves pointers with one memmove.
     """
 
-    __slots__ = ("_by_id", "_entries", "_first", "_serial", "prioritised")
+    __slots__ = ("_by_id", "_entries", "_first", "_serial")
 
     def __init__(self) -> None:
         self._entries: list[tuple[float, int, Query]] = []  # the serial settles every tie
         self._first = 0  # where the waiting ones begin in `_entries`
         self._serial = 0
         self._by_id: dict[int, tuple[float, int, Query]] = {}
-        self.prioritised = 0  # how many wait with a priority above 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -63,8 +62,6 @@ class EDFQueue:
         entry = (query.deadline, self._serial, query)
         self._serial += 1
         self._by_id[query.id] = entry
-        if query.priority > 0:
-            self.prioritised += 1
         entries = self._entries
         if not entries or entries[-1] < entry:
             entries.append(entry)
@@ -77,8 +74,6 @@ class EDFQueue:
         if entry is None:
             return None
         del self._entries[bisect_left(self._entries, entry, lo=self._first)]
-        if entry[2].priority > 0:
-            self.prioritised -= 1
         self._compact()
         return entry[2]
 
@@ -94,8 +89,6 @@ class EDFQueue:
         taken = tuple([entry[2] for entry in self._entries[begin : begin + count]])
         for query in taken:
             del self._by_id[query.id]
-        if self.prioritised:
-            self.prioritised -= sum(query.priority > 0 for query in taken)
         if skip:
             del self._entries[begin : begin + len(taken)]
         else:

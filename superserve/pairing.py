@@ -151,7 +151,6 @@ class Pairing:
             worker,
             self.capacity,
             load.slo,
-            queue.edf.prioritised > 0,
         )
 
     def _takes_all(self, now: float, start: float) -> bool:

@@ -157,11 +157,6 @@ class TestDualFit:
         choice = policy.choose(view(*[0.7 + i * 9.3 / 59 for i in range(60)]), NOW)
         assert choice.shed == 0
 
-    def test_a_query_with_a_priority_is_not_shed(self):
-        slacks = [0.7 + i * 9.3 / 59 for i in range(60)]
-        queue = QueueView(tuple(Waiting(NOW + s, priority=1) for s in slacks))
-        assert DualFit(LINEAR).choose(queue, NOW).shed == 0
-
     def test_a_feasible_queue_is_not_shed_for_throughput(self):
         """Eight with 0.7, 1.3, 1.9... s are served one after the other, late by nobody."""
         slacks = [0.7 + 0.7 * i for i in range(8)]
@@ -170,6 +165,13 @@ class TestDualFit:
     def test_the_floor_of_the_head_is_met(self):
         queue = QueueView(tuple(Waiting(NOW + 1.2, min_accuracy=75.0) for _ in range(40)))
         assert DualFit(LINEAR).choose(queue, NOW).subnet == "mid"
+
+    def test_a_floor_makes_the_batch_no_larger_than_its_subnet_can_run_in_time(self):
+        """Four would take 4 s on mid, two take 2.1 s: the head has 3 s."""
+        queue = QueueView(tuple(Waiting(NOW + 3.0, min_accuracy=75.0) for _ in range(4)))
+        choice = DualFit(LINEAR, guard=0.0).choose(queue, NOW)
+        assert choice.subnet == "mid"
+        assert choice.batch_size <= 2
 
     def test_a_late_head_does_not_stop_it(self):
         assert choose(DualFit(LINEAR), 3, -1.0) is not None
@@ -198,7 +200,7 @@ def test_whatever_waits_the_choice_is_lawful_and_in_time_if_it_can_be(
         assert 0 <= choice.shed < len(slacks)
         assert 1 <= choice.batch_size <= min(profile.max_batch, len(slacks) - choice.shed)
         slack = queue.waiting[choice.shed].deadline - NOW
-        if profile.latencies[0][0] * 1.08 <= slack * 0.999:
+        if profile.latencies[0][0] * 1.14 <= slack * 0.999:
             assert profile.latency(choice.subnet, choice.batch_size) <= slack
 
 
