@@ -63,8 +63,6 @@ class DualFit:
     decides who goes first and who is given up.
     """
 
-    keeps_reserve = True
-
     def __init__(
         self,
         profile: Profile,

@@ -17,8 +17,6 @@ class PaceFit:
     much longer than planned, as a share, a batch may take without being late.
     """
 
-    keeps_reserve = True
-
     def __init__(
         self,
         profile: Profile,
