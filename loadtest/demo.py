@@ -226,7 +226,9 @@ class _Demo:
         draw(Path(options.output), results, self._plan, self._served)
         say(f"Picture: {options.output}")
         if options.json:
-            header = Header.of(options.seed, asdict(options))
+            # Where the files went says nothing about the run.
+            files = {"output": Path(options.output).name, "json": Path(options.json).name}
+            header = Header.of(options.seed, asdict(options) | files)
             found = document(results, self._plan, self._served, header)
             Path(options.json).write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
             say(f"Numbers: {options.json}")

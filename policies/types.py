@@ -222,8 +222,7 @@ class Policy(Protocol):
 
     Two optional methods are looked up by name. ``admit(view, waiting) -> bool`` may refuse a query
     at its arrival. ``on_tick(view, now)`` is the one place where a policy may change its memory,
-    called every ``tick_period`` seconds. ``keeps_reserve = True`` says that the policy leaves time
-    for what was not planned; from any other the server holds some back.
+    called every ``tick_period`` seconds.
     """
 
     def choose(self, view: QueueView, now: float) -> Choice | Wait | None: ...

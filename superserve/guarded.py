@@ -26,7 +26,6 @@ class Guarded:
         self._fallback = Choice(profile.smallest, profile.max_batch)
         self._admit: Callable[[QueueView, Waiting], bool] | None = getattr(policy, "admit", None)
         self._on_tick: Callable[[QueueView, float], None] | None = getattr(policy, "on_tick", None)
-        self.keeps_reserve: bool = getattr(policy, "keeps_reserve", False)
         # The scheduler looks the optional methods up by name: show only those that are there.
         if self._admit is not None:
             self.admit = self._guarded_admit

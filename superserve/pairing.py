@@ -37,7 +37,7 @@ class Pairing:
     faster device, or a worker that is done sooner, neither is wasted here nor blocks those behind.
     """
 
-    __slots__ = ("_admit", "_alone", "_floors", "_held_back", "_on_tick", "_policy", "_reserve",
+    __slots__ = ("_admit", "_alone", "_floors", "_on_tick", "_policy", "_reserve",
                  "_tick_period", "capacity", "profile", "queue", "tick_due", "wait_until",
                  "workers")  # fmt: skip
 
@@ -51,7 +51,7 @@ class Pairing:
         reserve: float = 0.0,
     ) -> None:
         """``alone``: no other device type serves this model. ``reserve``: see `Scheduler`."""
-        self._held_back = reserve  # from policies that keep no reserve of their own
+        self._reserve = reserve
         self.queue = queue
         self.profile = profile
         self.workers: Sequence[Worker] = ()  # all that serve the model, of any device type
@@ -68,7 +68,6 @@ class Pairing:
         if on_tick is not None and not period > 0:
             raise ValueError(f"{policy!r} has on_tick and needs a positive tick_period")
         self._policy = policy
-        self._reserve = 0.0 if getattr(policy, "keeps_reserve", False) else self._held_back
         self.wait_until = inf
         self._admit = getattr(policy, "admit", None)
         self._on_tick = on_tick

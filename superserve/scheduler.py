@@ -26,8 +26,8 @@ class Scheduler:
     ones are left, and then runs on the smallest subnet that meets its floor, in the largest batch.
     A query that finds ``max_waiting`` others waiting is dropped. ``reserve`` is the share of the
     head's budget (deadline less arrival) that policies do not get to see: a policy that fills the
-    slack to the brim is late whenever a batch takes longer than planned. One with the attribute
-    ``keeps_reserve`` sees all of it. What is hopeless is judged without it.
+    slack to the brim is late whenever a batch takes longer than planned. What is hopeless is
+    judged without it.
     """
 
     def __init__(

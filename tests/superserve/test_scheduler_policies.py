@@ -334,18 +334,15 @@ class TestAPolicyThatWaits:
         assert (third.worker, third.subnet) == ("w1", "mid")
 
 
-@pytest.mark.parametrize(("keeps", "shown"), [(False, 100.0 - 25.0), (True, 100.0)])
-def test_the_reserve_is_held_back_from_policies_that_keep_none(keeps, shown):
+def test_the_reserve_is_held_back_from_the_policy():
     """Of a budget of 100 s a quarter is held back: the head seems to be due that much sooner."""
     slacks = []
 
     class Noting:
-        keeps_reserve = keeps
-
         def choose(self, view, now):
             slacks.append(view.head.deadline - now)
             return Choice("small", 1)
 
     made = scheduler(lambda _profile: Noting(), reserve=0.25)
     made.arrive(query(0, deadline=100.0), 0.0)
-    assert slacks == [shown]
+    assert slacks == [75.0]
