@@ -13,6 +13,7 @@ from torch import Tensor
 
 from supernets.errors import CheckpointError
 from supernets.fingerprint import FORMAT, STATISTICS_PREFIX, read_metadata
+from supernets.foreign import check_state, read_foreign
 from supernets.space import Subnet
 from supernets.statistics import LayerStatistics, SubnetStatistics
 from supernets.supernet import Preprocessing, Supernet
@@ -74,7 +75,7 @@ def load_into(net: Supernet, path: Path) -> None:
     Raises `CheckpointError` listing the problems.
     """
     if path.suffix != OWN_SUFFIX:
-        _load_foreign(net, path)
+        net.load_foreign(read_foreign(path))
         return
     metadata = read_metadata(path)
     try:
@@ -86,7 +87,8 @@ def load_into(net: Supernet, path: Path) -> None:
         for name in list(tensors)
         if name.startswith(STATISTICS_PREFIX)
     }
-    _check_weights(net, tensors, path)
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    check_state(tensors, expected, f"{path} does not fit this supernet")
     with _malformed(path):
         subnets = [net.space.from_json(entry) for entry in json.loads(metadata["subnets"])]
         labels = tuple(str(label) for label in json.loads(metadata["labels"]))
@@ -120,20 +122,6 @@ def _shared(net: Supernet, packed: Tensor | None) -> SubnetStatistics | None:
     if tuple(packed.shape) != (2, sum(layout.values())) or not packed.isfinite().all():
         raise ValueError("the shared statistics have the wrong shape or are not finite")
     return _unpack(packed, layout)
-
-
-def _check_weights(net: Supernet, tensors: dict[str, Tensor], path: Path) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    problems = [f"missing: {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}, not {shape}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    problems += [f"{name} is not finite" for name, t in tensors.items() if not t.isfinite().all()]
-    if problems:
-        raise CheckpointError(f"{path} does not fit this supernet", problems)
 
 
 def _statistics(
@@ -205,24 +193,3 @@ def _unpack(packed: Tensor, layout: dict[int, int]) -> dict[int, LayerStatistics
         layer: LayerStatistics(part[0].clone(), part[1].clone())
         for layer, part in zip(layout, parts, strict=True)
     }
-
-
-def _load_foreign(net: Supernet, path: Path) -> None:
-    """A checkpoint of another project; only the family knows its names."""
-    loader = getattr(net, "load_ofa_state_dict", None)
-    if loader is None:
-        raise CheckpointError(f"{net.name} reads no foreign checkpoints such as {path}")
-    try:
-        # weights_only: a pickle may not run code. Published files were written on a GPU.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    except Exception as error:
-        # The unpickler meets damage in many ways, none of which says more than this.
-        raise CheckpointError(
-            f"{path} is no readable checkpoint: cut off, or it holds more than tensors"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} holds no state dict")
-    loader(state)

@@ -240,6 +240,9 @@ class OFAMobileNetV3(Supernet):
 
         load_mobilenetv3(self, state_dict)
 
+    def load_foreign(self, state_dict: dict[str, Tensor]) -> None:
+        self.load_ofa_state_dict(state_dict)
+
     def definition(self) -> dict[str, Any]:
         return asdict(self.spec)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from supernets.elastic import InvertedResidual
 from supernets.errors import CheckpointError
+from supernets.foreign import check_state
 from supernets.ofa_mobilenetv3 import OFAMobileNetV3
 from supernets.operators import SubnetNorm
 from supernets.statistics import LayerStatistics
@@ -36,17 +37,9 @@ def load_mobilenetv3(net: OFAMobileNetV3, state_dict: dict[str, Tensor]) -> None
     for name, norm in statistics.items():
         for buffer in ("running_mean", "running_var"):
             expected[f"{name}.{buffer}"] = tuple(norm.weight.shape)
-    problems = [f"missing: {name}" for name in expected if name not in given]
-    problems += [
-        f"unexpected: {name}" for name in given if name not in expected and name not in counters
-    ]
-    problems += [
-        f"{name} has shape {tuple(given[name].shape)}, not {shape}"
-        for name, shape in expected.items()
-        if name in given and tuple(given[name].shape) != shape
-    ]
-    if problems:
-        raise CheckpointError("this is not a checkpoint of this OFA MobileNetV3", problems)
+    check_state(
+        given, expected, "this is not a checkpoint of this OFA MobileNetV3", frozenset(counters)
+    )
     with torch.no_grad():
         for name, tensor in weights.items():
             tensor.copy_(given[name])

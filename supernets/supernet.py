@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.arena import Arena
+from supernets.errors import CheckpointError
 from supernets.operators import SubnetNorm
 from supernets.space import SearchSpace, Subnet
 from supernets.statistics import Normalisation, Recorded, StatisticsTable, batch_statistics
@@ -76,6 +77,14 @@ class Supernet(nn.Module, ABC):
     @abstractmethod
     def definition(self) -> dict[str, Any]:
         """The arguments that build this architecture again, as JSON."""
+
+    def load_foreign(self, state_dict: dict[str, Tensor]) -> None:
+        """Take the weights of another project's checkpoint; families that can, override this.
+
+        Raises `CheckpointError`, and leaves the net as it is, where they do not fit.
+        """
+        del state_dict
+        raise CheckpointError(f"{self.name} reads no checkpoints of other projects")
 
     def forward(self, x: Tensor, subnet: Subnet) -> Tensor:
         """Logits [N, classes] of ``x`` [N, C, H, W], already preprocessed."""
