@@ -62,6 +62,7 @@ def simulate_arrays(
     priority: npt.ArrayLike = 0,
     late: Literal["drop", "serve"] = "drop",
     reserve: float = 0.0,
+    compensate: bool = False,
     credits: int = 1,
     max_waiting: int | None = None,
     actuation: float = 0.0,
@@ -82,7 +83,7 @@ def simulate_arrays(
     The server: ``policy`` is a name of `POLICIES` or ``package.module:Class``, what builds a
     policy from a profile, or a policy itself, whose memory then outlives the run. It plans with
     ``profile``, for device types in ``profiles`` with that one. ``late``, ``reserve``,
-    ``max_waiting`` and ``credits``: see `Scheduler`.
+    ``compensate``, ``max_waiting`` and ``credits``: see `Scheduler`.
 
     The workers: ``actuation``, ``loading`` and ``resident``: see `Switching`; the server plans
     without these costs. A batch takes what ``true_profile`` (by device type, if it is a mapping)
@@ -117,6 +118,7 @@ def simulate_arrays(
         make_policy if decisions is None else timed(make_policy, decisions),
         late=late,
         reserve=reserve,
+        compensate=compensate,
         max_waiting=max_waiting,
     )
     books = Books(subnets)

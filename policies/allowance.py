@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
-from policies.types import QueueView
+from policies.types import QueueView, deadline_reader
 
 Sample = tuple[int, float]
 
@@ -48,11 +48,13 @@ class Allowance:
             tau (Q + ahead_Q + w + rate H + z sqrt(IDC rate H))
                 <= capacity (H + share (d_Q - now)),    w = batches · share · batch · capacity
 
-        Infinite for an empty queue.
+        ``capacity`` is that of workers as slow as they have been lately. Infinite for an empty
+        queue.
         """
         if not deadlines:
             return inf
-        rate, slo, share, capacity = view.arrival_rate, view.slo, self.share, view.capacity
+        rate, slo, share = view.arrival_rate, view.slo, self.share
+        capacity = view.capacity / view.slowdown
         horizon = self.horizon * slo
         coming = rate * horizon
         if self.deviations:
@@ -76,10 +78,10 @@ def sampled(view: QueueView, now: float, batch: int) -> list[Sample]:
     Below the largest batch a worker's time cannot be shared out. Between two samples a bound that
     is linear in k is off by a factor of 2 at most. O(log queue).
     """
-    waiting = view.waiting
-    place = len(waiting)
+    deadline = deadline_reader(view.waiting)
+    place = len(view.waiting)
     found: list[Sample] = []
     while place > 0:
-        found.append((place, waiting[place - 1].deadline - now))
+        found.append((place, deadline(place - 1) - now))
         place = max(batch, place // 2) if place > batch else 0
     return found

@@ -7,7 +7,14 @@ from typing import NamedTuple
 from policies.allowance import Allowance, Sample, sampled
 from policies.hull import Hull
 from policies.steps import Steps
-from policies.types import Choice, Profile, QueueView, Waiting
+from policies.types import (
+    Choice,
+    Profile,
+    QueueView,
+    Waiting,
+    deadline_reader,
+    due_before,
+)
 
 _FAR = 1e6  # a miss so bad that no hull of a batch size starts with giving queries up
 
@@ -71,7 +78,7 @@ class DualFit:
         horizon: float = 1.0,
         deviations: float = 0.4,
         batches: float = 0.75,
-        guard: float = 0.14,
+        guard: float = 0.03,
         penalty: float = 100.0,
         shed: bool = True,
     ) -> None:
@@ -83,11 +90,13 @@ class DualFit:
         self._guard, self._penalty = guard, penalty
         self._shed = shed
         self._dear = profile.accuracies[0] + penalty  # what a query given up costs
-        self._full = profile.latencies[0][-1] * (1.0 + guard)
+        self._full = profile.latencies[0][-1]
         self._hull = Hull.of(profile, penalty=penalty)
         self._middles, self._slopes = _midpoints(self._hull)
         self._rises = [-slope for slope in self._slopes[1:-1]]  # between vertices; ascending
         self._sizes = tuple(_size(profile, column) for column in range(len(profile.batch_sizes)))
+        self._accuracies, self._latencies = profile.accuracies, profile.latencies
+        self._last = len(self._sizes) - 1
 
     def __repr__(self) -> str:
         off = "" if self._shed else ", shed=False"
@@ -95,7 +104,9 @@ class DualFit:
 
     def choose(self, view: QueueView, now: float) -> Choice | None:
         """O(log queue + batch sizes · log subnets), and O(heads shed)."""
-        waiting, sizes, guard = view.waiting, self._sizes, 1.0 + self._guard
+        waiting, sizes = view.waiting, self._sizes
+        guard = (1.0 + self._guard) * view.slowdown_p95
+        capacity = view.capacity / view.slowdown
         count = len(waiting)
         if not count:
             return None
@@ -109,26 +120,34 @@ class DualFit:
         if not first.pressed:
             return self._choice(first)
         best, skip, regret = first, 0, first.regret / first.served
+        most, deadline = sizes[-1].batch, deadline_reader(waiting)
         for size in range(first.size):  # the most urgent on their own, then a full batch
             part = self._batch(size, left / guard, count, price, value, floor)
             if part.served >= first.served:
                 break
-            later = now + part.seconds / view.capacity
-            slack = (waiting[part.served].deadline - later) / guard
-            then = self._fitting(slack, count - part.served, price, value)
+            slack = deadline(part.served) - now - part.seconds / capacity
+            # Those behind must gain by it, and no batch has a regret below 0.
+            if slack <= left or part.regret >= regret * (part.served + most):
+                continue
+            then = self._fitting(slack / guard, count - part.served, price, value)
             both = (part.regret + then.regret) / (part.served + then.served)
             if both < regret:
                 best, regret = part, both
-        if self._shed and left < self._full:
-            full = bisect_left(waiting, now + self._full, key=_deadline)
-            doomed = max(self._doomed(view, deadlines), self._starved(view, first.size, full))
-            for place in (doomed, full):
-                if not 0 < place < count:
+        least = self._full * guard
+        if self._shed and left < least:
+            full = _urgent(waiting, deadlines, now, least)
+            doomed = max(
+                self._doomed(view, capacity, deadlines),
+                self._starved(view, capacity, first.size, full / least),
+            )
+            for place in (doomed,) if full <= doomed else (doomed, full):
+                dear = max(0, place - doomed) * self._dear
+                if not 0 < place < count or dear >= regret * most:
                     continue
                 at = waiting[place]
                 slack, floor = (at.deadline - now) / guard, self._floor(at.min_accuracy)
                 rest = self._fitting(slack, count - place, price, value, floor)
-                worth = (max(0, place - doomed) * self._dear + rest.regret) / rest.served
+                worth = (dear + rest.regret) / rest.served
                 if worth < regret:
                     best, skip, regret = rest, place, worth
         return self._choice(best, skip)
@@ -143,29 +162,31 @@ class DualFit:
             return 0
         return min(bisect_left(accuracies, accuracy), len(accuracies) - 1)
 
-    def _doomed(self, view: QueueView, deadlines: Sequence[Sample]) -> int:
+    def _doomed(self, view: QueueView, capacity: float, deadlines: Sequence[Sample]) -> int:
         """How many must miss even if all workers run full batches of the smallest from now on.
 
         Counts those that are waiting, and what a load above capacity will bring within an SLO.
         """
-        rate = view.capacity * self._profile.peak_rate
-        most = max(0.0, *(place - rate * left for place, left in deadlines))
+        rate = capacity * self._profile.peak_rate
+        most = 0.0
+        for place, left in deadlines:
+            most = max(most, place - rate * left)
         return int(most + max(0.0, view.arrival_rate - rate) * view.slo)
 
-    def _starved(self, view: QueueView, size: int, urgent: int) -> int:
-        """How many will miss within an SLO if the ``urgent``, whom a full batch cannot serve in
-        time, stay in front: batches of this size serve fewer than come, so the next head is no less
-        urgent. Less than a full batch pays for itself only where the urgent are few.
+    def _starved(self, view: QueueView, capacity: float, size: int, urgent: float) -> int:
+        """How many will miss within an SLO if the ``urgent`` (per second), whom a full batch cannot
+        serve in time, stay in front: batches of this size serve fewer than come, so the next head
+        is no less urgent. Less than a full batch pays for itself only where the urgent are few.
         """
         at = self._sizes[size]
-        crowd = min(urgent / self._full, view.arrival_rate)
-        return int((crowd - view.capacity * at.batch / at.least) * view.slo)
+        crowd = min(urgent, view.arrival_rate)
+        return int((crowd - capacity * at.batch / at.least) * view.slo)
 
     def _fitting(
         self, slack: float, left: int, price: float, value: float, floor: int = 0
     ) -> _Batch:
         """The largest batch of ``left`` queries that fits a slack."""
-        sizes, latencies = self._sizes, self._profile.latencies[floor]
+        sizes, latencies = self._sizes, self._latencies[floor]
         size = 0
         for larger in range(1, len(sizes)):
             if latencies[larger] > slack or sizes[larger - 1].batch >= left:
@@ -182,19 +203,21 @@ class DualFit:
         self, size: int, slack: float, left: int, price: float, value: float, floor: int = 0
     ) -> _Batch:
         """The batch of this profiled size with the subnet that is best at the price."""
-        at = self._sizes[size]
-        served = min(at.batch, left)
-        wanted = at.rows[bisect_left(at.slopes, -price)]
-        within = at.within.at(slack)
-        if within is None:
+        # Called some ten times for a decision that must not take longer than 20 us.
+        batch, _, within, slopes, rows = self._sizes[size]
+        served = min(left, batch)
+        wanted = rows[bisect_left(slopes, -price)]
+        fits = within.at(slack)
+        if fits is None:
             row, worth = floor, -self._penalty
         else:
-            row = max(floor, min(wanted, within))
-            worth = self._profile.accuracies[row]
-        seconds = self._profile.latencies[row][size]
+            row = min(fits, wanted)
+            row = max(floor, row)
+            worth = self._accuracies[row]
+        seconds = self._latencies[row][size]
         regret = price * seconds - served * (worth - value)
-        pressed = row < wanted or (size + 1 < len(self._sizes) and left > at.batch)
-        return _Batch(row, regret, served, seconds, size, pressed)
+        pressed = row < wanted or (left > batch and size < self._last)
+        return tuple.__new__(_Batch, (row, regret, served, seconds, size, pressed))
 
     def _price(self, tau: float) -> float:
         """The slope of the hull at tau, interpolated between the middles of its segments.
@@ -218,8 +241,17 @@ class DualFit:
         return max(-self._penalty, hull.accuracies[best] - price * hull.taus[best])
 
 
-def _deadline(query: Waiting) -> float:
-    return query.deadline
+def _urgent(
+    waiting: Sequence[Waiting], deadlines: Sequence[Sample], now: float, within: float
+) -> int:
+    """How many are due within so many seconds: between two of the deadlines that were sampled."""
+    low, high = 0, len(waiting)
+    for place, left in deadlines:  # from the whole queue down
+        if left < within:
+            low = place
+            break
+        high = place
+    return due_before(waiting, now + within, low, high)
 
 
 def _midpoints(hull: Hull) -> tuple[list[float], list[float]]:

@@ -25,7 +25,7 @@ class PaceFit:
         horizon: float = 1.0,
         deviations: float = 0.4,
         batches: float = 0.75,
-        guard: float = 0.08,
+        guard: float = 0.03,
     ) -> None:
         if guard < 0:
             raise ValueError(f"guard must not be negative: {guard}")
@@ -45,7 +45,7 @@ class PaceFit:
         if not view.waiting:
             return None
         profile, count = self._profile, len(view)
-        slack = (view.head.deadline - now) / (1.0 + self._guard)
+        slack = (view.head.deadline - now) / ((1.0 + self._guard) * view.slowdown_p95)
         pace = self._allowance.affordable(
             view, sampled(view, now, profile.max_batch), profile.max_batch
         )

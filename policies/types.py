@@ -1,7 +1,7 @@
 """What a policy sees and what it answers: the profile, the view of the queue, the choice."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import NamedTuple, Protocol
@@ -142,6 +142,20 @@ class Waiting(NamedTuple):
     model: str = ""
 
 
+def deadline_reader(waiting: Sequence[Waiting]) -> Callable[[int], float]:
+    """What gives the deadline at a place in EDF order: the queue's own way where it has one."""
+    own: Callable[[int], float] | None = getattr(waiting, "deadline", None)
+    return own if own is not None else lambda index: waiting[index].deadline
+
+
+def due_before(waiting: Sequence[Waiting], time: float, low: int, high: int) -> int:
+    """How many deadlines are before this time, known to be from ``low`` to ``high``; O(log n)."""
+    own: Callable[[float, int, int], int] | None = getattr(waiting, "due_before", None)
+    if own is not None:
+        return own(time, low, high)
+    return bisect_left(waiting, time, low, high, key=lambda query: query.deadline)
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     """A worker: its device type, seconds until all that it was given is done (0 = idle), and the
@@ -165,6 +179,9 @@ class QueueView:
     window; 1 for a Poisson stream) are kept by the scheduler. ``capacity`` is how many workers like
     the one that asks all that serve the model amount to: a device half as fast counts one half.
     ``slo`` is the mean budget (seconds from arrival to deadline) of the latest arrivals.
+    ``slowdown`` is how many times as long as planned batches on this type of device have taken
+    lately: by their mean, which is what throughput suffers, and at their 95th percentile (1 or
+    more), which is what a deadline has to bear.
     """
 
     waiting: Sequence[Waiting]
@@ -174,6 +191,8 @@ class QueueView:
     asking: str = ""
     capacity: float = 1.0
     slo: float = 0.0
+    slowdown: float = 1.0
+    slowdown_p95: float = 1.0
 
     @classmethod
     def of(cls, deadlines: Iterable[float], workers: Sequence[WorkerView] = ()) -> "QueueView":

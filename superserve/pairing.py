@@ -5,10 +5,11 @@ from itertools import islice
 from math import inf
 from typing import NamedTuple
 
-from policies.types import Choice, Policy, Profile, QueueView, Wait
+from policies.types import Choice, Policy, Profile, QueueView, Wait, Waiting
 from superserve.edf_queue import WaitingView, as_waiting
 from superserve.messages import Query
 from superserve.model_queue import FloorTable, ModelQueue
+from superserve.slowdown import Slowdown
 from superserve.worker_table import Worker, WorkersView
 
 MakePolicy = Callable[[Profile], Policy]
@@ -37,9 +38,9 @@ class Pairing:
     faster device, or a worker that is done sooner, neither is wasted here nor blocks those behind.
     """
 
-    __slots__ = ("_admit", "_alone", "_floors", "_on_tick", "_policy", "_reserve",
-                 "_tick_period", "capacity", "profile", "queue", "tick_due", "wait_until",
-                 "workers")  # fmt: skip
+    __slots__ = ("_admit", "_alone", "_compensate", "_floors", "_on_tick", "_policy", "_reserve",
+                 "_tick_period", "capacity", "profile", "queue", "slowdown", "tick_due",
+                 "wait_until", "workers")  # fmt: skip
 
     def __init__(
         self,
@@ -49,9 +50,11 @@ class Pairing:
         *,
         alone: bool,
         reserve: float = 0.0,
+        compensate: bool = False,
     ) -> None:
-        """``alone``: no other device type serves this model. ``reserve``: see `Scheduler`."""
-        self._reserve = reserve
+        """``alone``: no other device type serves this model. The others: see `Scheduler`."""
+        self._reserve, self._compensate = reserve, compensate
+        self.slowdown = Slowdown()  # of batches here
         self.queue = queue
         self.profile = profile
         self.workers: Sequence[Worker] = ()  # all that serve the model, of any device type
@@ -103,7 +106,7 @@ class Pairing:
         view = self._view(now, start, worker)
         if not view.waiting:
             return None
-        kept_back = self._kept_back()
+        kept_back = self._kept_back(start)
         try:
             choice = self._policy.choose(view, start + kept_back)
         except Exception as error:
@@ -116,12 +119,15 @@ class Pairing:
             return None
         return None if choice is None else self._take(self._checked(choice), now, start)
 
-    def _kept_back(self) -> float:
-        """Seconds of the head's budget that the policy may not spend."""
-        if not self._reserve:
+    def _kept_back(self, start: float) -> float:
+        """Seconds of the head's slack at ``start`` that the policy may not spend."""
+        if not self._reserve and not self._compensate:
             return 0.0
-        head = next(iter(self.queue.edf))
-        return self._reserve * (head.deadline - head.arrival)
+        head = self.queue.edf[0]
+        kept = self._reserve * (head.deadline - head.arrival)
+        if self._compensate:  # what is left lasts for less: batches will take longer than planned
+            kept += max(0.0, head.deadline - start - kept) * (1.0 - 1.0 / self.slowdown.high)
+        return kept
 
     def next_late_batch(self) -> Batch | None:
         """Take the longest late off the queue, for the smallest subnet that the first allows."""
@@ -135,12 +141,13 @@ class Pairing:
 
     def _view(self, now: float, start: float, worker: str = "") -> QueueView:
         queue = self.queue
+        waiting: Sequence[Waiting]
         if self._takes_all(now, start):
             waiting = WaitingView(queue.edf)
         elif not queue.has_floors:
             waiting = WaitingView(queue.edf, self._too_urgent(start))
         else:
-            waiting = WaitingView(tuple(self._in_time(now, start)))
+            waiting = tuple(map(as_waiting, self._in_time(now, start)))
         load = queue.statistics
         return QueueView(
             waiting,
@@ -150,6 +157,8 @@ class Pairing:
             worker,
             self.capacity,
             load.slo,
+            self.slowdown.mean,
+            1.0 if self._compensate else self.slowdown.high,
         )
 
     def _takes_all(self, now: float, start: float) -> bool:

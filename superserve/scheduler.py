@@ -27,7 +27,9 @@ class Scheduler:
     A query that finds ``max_waiting`` others waiting is dropped. ``reserve`` is the share of the
     head's budget (deadline less arrival) that policies do not get to see: a policy that fills the
     slack to the brim is late whenever a batch takes longer than planned. What is hopeless is
-    judged without it.
+    judged without it. Policies see how much longer than planned batches take (see `Slowdown`) and
+    may make of it what they want; with ``compensate`` the head's slack is shortened by it instead,
+    for policies that believe their profile.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Scheduler:
         late: Literal["drop", "serve"] = "drop",
         max_waiting: int | None = None,
         reserve: float = 0.0,
+        compensate: bool = False,
     ) -> None:
         if not profiles:
             raise ValueError("a scheduler needs at least one profile")
@@ -56,6 +59,7 @@ class Scheduler:
                 make_policy,
                 alone=len(by_model[key[0]]) == 1,
                 reserve=reserve,
+                compensate=compensate,
             )
             for key, profile in profiles.items()
         }
@@ -278,9 +282,13 @@ class Scheduler:
     def _ended(
         self, outcome: type[Complete | Fail], worker: str, dispatch_id: int, now: float
     ) -> list[Command]:
-        dispatch = self._workers.end(worker, dispatch_id, now)
-        if dispatch is None:
+        ended = self._workers.end(worker, dispatch_id, now)
+        if ended is None:
             return []
+        dispatch = ended.dispatch
+        if outcome is Complete:
+            slowdown = self._pairings[dispatch.model, ended.device_type].slowdown
+            slowdown.record(dispatch.finish - dispatch.start, ended.took)
         if self._lost_once:
             self._lost_once.difference_update(query.id for query in dispatch.queries)
         self._commands.append(outcome(dispatch, now))

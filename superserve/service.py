@@ -62,7 +62,9 @@ async def running(
             await pool.stop()
             raise
     try:
-        scheduler = Scheduler(tables, make_policy, late=config.late, reserve=config.reserve)
+        scheduler = Scheduler(
+            tables, make_policy, late=config.late, reserve=config.reserve, compensate=True
+        )
         dispatcher = Dispatcher(
             scheduler,
             pool,

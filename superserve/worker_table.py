@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from typing import overload
+from typing import NamedTuple, overload
 
 from policies.types import WorkerView
 from superserve.messages import Dispatch
@@ -11,7 +11,16 @@ from superserve.messages import Dispatch
 class Worker:
     """One connected worker. It runs its dispatches one after the other."""
 
-    __slots__ = ("busy_until", "capacity", "device_type", "in_flight", "name", "order", "subnet")
+    __slots__ = (
+        "began",
+        "busy_until",
+        "capacity",
+        "device_type",
+        "in_flight",
+        "name",
+        "order",
+        "subnet",
+    )
 
     def __init__(self, name: str, device_type: str, capacity: int, order: int) -> None:
         self.name = name
@@ -19,12 +28,21 @@ class Worker:
         self.capacity = capacity  # credits when idle: how many dispatches it may hold
         self.order = order  # of joining
         self.in_flight: dict[int, Dispatch] = {}
+        self.began = 0.0  # when it began with what it runs now
         self.busy_until = 0.0  # planned finish of the last dispatch it holds
         self.subnet = ""  # of the last dispatch it was given
 
     def residual(self, now: float) -> float:
         """Seconds until all that it holds is planned to be done; 0 when it holds nothing."""
         return max(0.0, self.busy_until - now) if self.in_flight else 0.0
+
+
+class Ended(NamedTuple):
+    """A dispatch that came back, and the seconds that the worker had for nothing but it."""
+
+    dispatch: Dispatch
+    device_type: str
+    took: float
 
 
 class WorkerTable:
@@ -89,6 +107,7 @@ class WorkerTable:
         assert len(worker.in_flight) < worker.capacity, f"{worker.name} has no credit"
         if not worker.in_flight:
             self._leave_idle(worker)
+            worker.began = dispatch.start
         worker.in_flight[dispatch.id] = dispatch
         worker.busy_until = dispatch.finish
         worker.subnet = dispatch.subnet
@@ -97,12 +116,13 @@ class WorkerTable:
         else:
             self._spare.pop(worker.name, None)
 
-    def end(self, name: str, dispatch_id: int, now: float) -> Dispatch | None:
+    def end(self, name: str, dispatch_id: int, now: float) -> Ended | None:
         """Take back a dispatch and its credit; None if this worker does not hold it."""
         worker = self._workers.get(name)
         dispatch = worker.in_flight.pop(dispatch_id, None) if worker is not None else None
         if worker is None or dispatch is None:
             return None
+        took, worker.began = now - worker.began, now
         if worker.in_flight:
             # What it still holds begins now, whether this one was early or late.
             worker.busy_until = now + sum(d.finish - d.start for d in worker.in_flight.values())
@@ -110,7 +130,7 @@ class WorkerTable:
         else:
             self._spare.pop(name, None)
             insort(self._idle, (worker.order, worker))
-        return dispatch
+        return Ended(dispatch, worker.device_type, took)
 
     def overdue(self, since: float) -> list[str]:
         """Workers that still hold work, all of which was planned to be done before ``since``."""

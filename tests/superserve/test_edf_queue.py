@@ -130,7 +130,7 @@ def test_a_long_queue_keeps_its_order_while_it_forgets_what_was_served():
         if served[-1] < 1990:
             queue.push(query(10_000 + served[-1], 1990.5))
     assert served[:1991] == list(range(1991))
-    assert len(queue._entries) == 0
+    assert len(queue.entries) == 0
 
 
 def test_memory_does_not_grow_with_what_was_served():
@@ -138,7 +138,7 @@ def test_memory_does_not_grow_with_what_was_served():
     for id_ in range(1, 10_000):
         queue.push(query(id_, float(id_)))
         queue.take(1)
-    assert len(queue._entries) < 1000
+    assert len(queue.entries) < 1000
 
 
 def test_a_view_shows_what_a_policy_may_know():

@@ -63,7 +63,9 @@ def test_giving_work_to_a_worker_without_a_credit_is_a_bug(table):
 
 def test_an_ended_dispatch_gives_its_credit_back_at_the_old_place(table):
     begin(table, "a", 0, 0.0, 5.0)
-    assert table.end("a", 0, 5.0) == dispatch(0, "a", 0.0, 5.0)
+    ended = table.end("a", 0, 5.0)
+    assert ended is not None
+    assert ended.dispatch == dispatch(0, "a", 0.0, 5.0)
     assert names(table) == ["a", "b", "c"]
 
 
