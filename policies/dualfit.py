@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from policies.allowance import Allowance, Sample, sampled
@@ -64,7 +65,8 @@ class DualFit:
     While nothing is scarce p is 0, and the most accurate subnet that fits the slack runs.
 
     For ``share``, ``horizon``, ``deviations`` and ``batches`` see `Allowance`. ``guard`` is how
-    much longer than planned, as a share, a batch may take without being late; ``penalty`` is what a
+    much longer than batches lately took (the view's slowdown), as a share, a batch may take without
+    being late; ``penalty`` is what a
     miss counts, in percent. A head with a floor gets a subnet that meets it, in a
     batch that this subnet still runs in time. Priorities are left to those who ask: the deadline
     decides who goes first and who is given up.
@@ -96,7 +98,9 @@ class DualFit:
         self._rises = [-slope for slope in self._slopes[1:-1]]  # between vertices; ascending
         self._sizes = tuple(_size(profile, column) for column in range(len(profile.batch_sizes)))
         self._accuracies, self._latencies = profile.accuracies, profile.latencies
-        self._last = len(self._sizes) - 1
+        self._batches, self._last = profile.batch_sizes, len(self._sizes) - 1
+        # By row and batch size, what this batch and all smaller ones take at most.
+        self._bounds = tuple(tuple(accumulate(row, max)) for row in profile.latencies)
 
     def __repr__(self) -> str:
         off = "" if self._shed else ", shed=False"
@@ -186,14 +190,10 @@ class DualFit:
         self, slack: float, left: int, price: float, value: float, floor: int = 0
     ) -> _Batch:
         """The largest batch of ``left`` queries that fits a slack."""
-        sizes, latencies = self._sizes, self._latencies[floor]
-        size = 0
-        for larger in range(1, len(sizes)):
-            if latencies[larger] > slack or sizes[larger - 1].batch >= left:
-                break
-            size = larger
+        needed = bisect_left(self._batches, left)  # no larger one has to be padded as much
+        size = max(0, min(needed, bisect_right(self._bounds[floor], slack) - 1, self._last))
         best = self._batch(size, slack, left, price, value, floor)
-        if size and best.served < sizes[size].batch:  # padded: perhaps a smaller one is better
+        if size and best.served < self._batches[size]:  # padded: perhaps a smaller one is better
             exact = self._batch(size - 1, slack, left, price, value, floor)
             if exact.regret * best.served < best.regret * exact.served:
                 return exact

@@ -14,7 +14,7 @@ class PaceFit:
     It is the plain form of `policies.dualfit`, without prices and without shedding.
 
     For ``share``, ``horizon``, ``deviations`` and ``batches`` see `Allowance`; ``guard`` is how
-    much longer than planned, as a share, a batch may take without being late.
+    much longer than batches lately took, as a share, a batch may take without being late.
     """
 
     def __init__(
