@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint format bench clean
+.PHONY: help setup serve demo test check-long lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,10 @@ demo: $(STAMP) ## calm, burst, calm against the embedded supernet, live in the t
 	$(BIN)/superserve demo
 
 test: $(STAMP) ## run the functional tests (under 15 minutes)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
+check-long: $(STAMP) ## run what takes minutes: hundreds of subnets against the ofa package...
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -23,9 +23,9 @@ from supernets import (
     save,
     train,
 )
+from supernets.norms.statistics import Normalisation
 from supernets.operators import SubnetNorm, WeightSlice
 from supernets.space import Dimension
-from supernets.statistics import Normalisation
 
 
 class Tiny(Supernet):

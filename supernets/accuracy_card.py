@@ -13,13 +13,15 @@ Source = Literal["measured", "published", "predicted"]
 
 @dataclass(frozen=True, slots=True)
 class AccuracyEntry:
-    """One subnet on the card; accuracy and standard error in percent."""
+    """One subnet on the card; accuracy (top-1), its standard error and top-5 in percent."""
 
     id: str
     config: dict[str, Any]
     accuracy: float
     standard_error: float | None
     source: Source = "measured"
+    top5: float | None = None  # unknown, or there are no more than five classes
+    top5_standard_error: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.accuracy, int | float) or not 0 <= self.accuracy <= 100:
@@ -41,8 +43,11 @@ class AccuracyCard:
     notes: str = ""
 
     def write(self, path: Path) -> None:
+        """Replace the file as a whole: whoever reads it finds the card before or this one."""
         document = {"format": CARD_FORMAT, **asdict(self)}
-        path.write_text(json.dumps(document, indent=1) + "\n")
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+        partial.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "AccuracyCard":

@@ -12,29 +12,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from supernets.errors import CheckpointError
-from supernets.fingerprint import FORMAT, STATISTICS_PREFIX, read_metadata
+from supernets.fingerprint import FORMAT, STATISTICS_PREFIX, is_own, read_metadata
 from supernets.foreign import check_state, read_foreign
+from supernets.norms.shared_statistics import TOLERANCE
+from supernets.norms.statistics import LayerStatistics, SubnetStatistics
 from supernets.space import Subnet
-from supernets.statistics import LayerStatistics, SubnetStatistics
 from supernets.supernet import Preprocessing, Supernet
 
-OWN_SUFFIX = ".safetensors"  # everything else is foreign: the published OFA files end in "w1.0"
+_SMALL_IMAGE = 32  # pixels a side
 
 
 def save(net: Supernet, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write weights, architecture, labels, preprocessing and statistics to one safetensors file.
 
-    ``dtype`` is what weights and statistics are rounded to in the file. Shared statistics of a
-    foreign checkpoint are kept too, and stay marked as such.
+    ``dtype`` is what weights are rounded to in the file, and statistics too where that is safe (see
+    `_rounded`). Shared statistics of a foreign checkpoint are kept too, and stay marked as such.
     """
     path = Path(path)
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in net.state_dict().items()}
     subnets = []
     for subnet in net.statistics:
-        tensors[f"{STATISTICS_PREFIX}{subnet.id}"] = _pack(net.statistics[subnet]).to(dtype)
+        tensors[f"{STATISTICS_PREFIX}{subnet.id}"] = _rounded(net, net.statistics[subnet], dtype)
         subnets.append(subnet.to_json())
     if net.statistics.shared is not None:
-        tensors[f"{STATISTICS_PREFIX}shared"] = _pack(net.statistics.shared).to(dtype)
+        tensors[f"{STATISTICS_PREFIX}shared"] = _rounded(net, net.statistics.shared, dtype)
     metadata = {
         "format": FORMAT,
         "name": net.name,
@@ -56,7 +57,7 @@ def read_definition(path: Path, name: str) -> dict[str, Any]:
 
     Raises `CheckpointError` when the file is of another supernet.
     """
-    if path.suffix != OWN_SUFFIX:
+    if not is_own(path):
         return {}
     metadata = read_metadata(path)
     with _malformed(path):
@@ -74,8 +75,8 @@ def load_into(net: Supernet, path: Path) -> None:
 
     Raises `CheckpointError` listing the problems.
     """
-    if path.suffix != OWN_SUFFIX:
-        net.load_foreign(read_foreign(path))
+    if not is_own(path):
+        _load_foreign(net, path)
         return
     metadata = read_metadata(path)
     try:
@@ -104,6 +105,19 @@ def load_into(net: Supernet, path: Path) -> None:
     net.labels, net.preprocessing = labels, preprocessing
 
 
+def _load_foreign(net: Supernet, path: Path) -> None:
+    """The family reads the file; where it cannot, the error also says what the file is not."""
+    try:
+        net.load_foreign(read_foreign(path))
+    except CheckpointError as error:
+        refused = CheckpointError(
+            f"{path} is no SuperServe checkpoint (`superserve import` and supernets.save write "
+            f"those), and {net.name} cannot take it as another project's: {error}"
+        )
+        refused.problems = error.problems
+        raise refused from error
+
+
 @contextmanager
 def _malformed(path: Path) -> Iterator[None]:
     """What a damaged description raises becomes a `CheckpointError`."""
@@ -121,7 +135,7 @@ def _shared(net: Supernet, packed: Tensor | None) -> SubnetStatistics | None:
     layout = {layer: len(norm.weight) for layer, norm in net.norms().items()}
     if tuple(packed.shape) != (2, sum(layout.values())) or not packed.isfinite().all():
         raise ValueError("the shared statistics have the wrong shape or are not finite")
-    return _unpack(packed, layout)
+    return unpack(packed, layout)
 
 
 def _statistics(
@@ -142,7 +156,7 @@ def _statistics(
         elif not tensor.isfinite().all() or (tensor[1] < 0).any():
             problems.append(f"statistics of subnet {subnet.id} are not finite variances")
         else:
-            found[subnet] = _unpack(tensor, layout)
+            found[subnet] = unpack(tensor, layout)
     if problems:
         raise CheckpointError(f"{path} has wrong statistics", problems)
     return found
@@ -151,35 +165,47 @@ def _statistics(
 def active_channels(net: Supernet, subnet: Subnet) -> dict[int, int]:
     """Layer id -> channels that this subnet normalises there, in execution order."""
     channels: dict[int, int] = {}
+    if not net.norms():
+        return channels
 
     def record(x: Tensor, layer: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ARG001
         channels[layer] = len(weight)
         return x
 
-    # Shapes alone are wanted, so the pass runs on the meta device: no arithmetic, no weights read.
-    shape = net.preprocessing
-    state = {k: v.to("meta") for k, v in net.state_dict().items()}
-    image = torch.zeros(1, shape.channels, shape.height, shape.width, device="meta")
-    torch.func.functional_call(_Runner(net), _prefixed(state), (image, subnet, record))
+    # They do not depend on the image, and a pass over a small one takes milliseconds; on the meta
+    # device, without any arithmetic, it would take a hundred.
+    shape, weight = net.preprocessing, next(net.parameters())
+    whole = (shape.height, shape.width)
+    for height, width in (tuple(min(n, _SMALL_IMAGE) for n in whole), whole):
+        try:
+            with torch.inference_mode():
+                net.run(weight.new_zeros(1, shape.channels, height, width), subnet, record)
+            break
+        except RuntimeError:  # too small for this net
+            if (height, width) == whole:
+                raise
     return channels
 
 
-class _Runner(torch.nn.Module):
-    """`Supernet.run` as a forward, which is what ``functional_call`` can call."""
+def _rounded(net: Supernet, statistics: SubnetStatistics, dtype: torch.dtype) -> Tensor:
+    """As `pack`, in ``dtype`` unless that changes what the layers do: then in float32.
 
-    def __init__(self, net: Supernet) -> None:
-        super().__init__()
-        self.net = net
+    In float16 a small variance vanishes, one above 65504 is infinite, and a mean far from zero
+    loses what matters about it. All are measured in σ.
+    """
+    packed = pack(statistics)
+    rounded = packed.to(dtype)
+    if dtype.itemsize >= 4 or not statistics:
+        return rounded
+    norms = net.norms()
+    eps = torch.cat([torch.full_like(s.var, norms[i].eps) for i, s in statistics.items()])
+    (mean, var), (old_mean, old_var) = rounded.float(), packed
+    shift = (mean - old_mean).abs() / torch.sqrt(old_var + eps)
+    stretch = torch.log((var + eps) / (old_var + eps)).abs() / 2
+    return rounded if (torch.maximum(shift, stretch) <= TOLERANCE).all() else packed.float()
 
-    def forward(self, *args: Any) -> Tensor:
-        return self.net.run(*args)
 
-
-def _prefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"net.{name}": tensor for name, tensor in state.items()}
-
-
-def _pack(statistics: SubnetStatistics) -> Tensor:
+def pack(statistics: SubnetStatistics) -> Tensor:
     """[2, total]: the means of all layers side by side, then the variances."""
     if not statistics:
         return torch.zeros(2, 0)
@@ -187,7 +213,7 @@ def _pack(statistics: SubnetStatistics) -> Tensor:
     return torch.stack([means, torch.cat([entry.var for entry in statistics.values()])])
 
 
-def _unpack(packed: Tensor, layout: dict[int, int]) -> dict[int, LayerStatistics]:
+def unpack(packed: Tensor, layout: dict[int, int]) -> dict[int, LayerStatistics]:
     parts = packed.float().split(list(layout.values()), dim=1)
     return {
         layer: LayerStatistics(part[0].clone(), part[1].clone())

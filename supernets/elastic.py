@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from supernets.norms.statistics import Normalisation
 from supernets.operators import DepthwiseSlice, SubnetNorm, WeightSlice
-from supernets.statistics import Normalisation
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

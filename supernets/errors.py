@@ -1,4 +1,4 @@
-"""The errors that a checkpoint can cause."""
+"""The errors that people's files can cause: checkpoints, data, what cannot be exported."""
 
 from collections.abc import Sequence
 
@@ -11,3 +11,11 @@ class CheckpointError(ValueError):
         shown = "".join(f"\n  {problem}" for problem in self.problems[:20])
         more = len(self.problems) - 20
         super().__init__(f"{message}{shown}" + (f"\n  and {more} more" if more > 0 else ""))
+
+
+class DataError(ValueError):
+    """Somebody's images or labels are not what they should be; the message names the file."""
+
+
+class ExportError(ValueError):
+    """A subnet cannot be exported so, or what was written does not compute the same."""

@@ -8,7 +8,8 @@ from typing import Any
 from supernets.errors import CheckpointError
 
 STATISTICS_PREFIX = "statistics/"
-FORMAT = "superserve.supernet/1"
+_FAMILY = "superserve.supernet/"
+FORMAT = f"{_FAMILY}1"
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -21,6 +22,30 @@ def read_metadata(path: Path) -> dict[str, str]:
             "write one with supernets.save(net, path)"
         )
     return {str(k): str(v) for k, v in metadata.items()}
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is one of `supernets.save`, told from its header and not from its name.
+
+    Raises `CheckpointError` for a file that cannot be read, and for one whose name says that it is
+    a safetensors file when it is none.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            # A header opens with a brace; a pickle has something else there, and a size beyond it.
+            opens = file.read(1) == b"{" and size <= path.stat().st_size
+            header = json.loads(b"{" + file.read(size - 1)) if opens else None
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        if path.suffix == ".safetensors":
+            raise CheckpointError(f"{path} is no safetensors file, or it is cut off")
+        return False
+    metadata = header.get("__metadata__")
+    return isinstance(metadata, dict) and str(metadata.get("format", "")).startswith(_FAMILY)
 
 
 def weights_hash(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints of other projects: read without running their code, and checked whole."""
 
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     inside a training checkpoint (``state_dict``, ``model``...) is found. Raises `CheckpointError`.
     """
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        # timm saves its command line beside the weights; a Namespace can run nothing.
+        with torch.serialization.safe_globals([Namespace]):
+            content: Any = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
     except SafetensorError as error:

@@ -24,10 +24,11 @@ from supernets.elastic import (
     plain_depthwise,
     plain_norm,
 )
+from supernets.norms.norm_tables import Storage
+from supernets.norms.statistics import Normalisation, SubnetStatistics
 from supernets.operators import LayerSelect, SubnetNorm, WeightSlice
 from supernets.registry import register_supernet
 from supernets.space import StagedSpace, Subnet
-from supernets.statistics import Normalisation, SubnetStatistics
 from supernets.supernet import Preprocessing, ResidentForm, Supernet
 
 FAMILY = "ofa_mobilenetv3"
@@ -228,17 +229,26 @@ class OFAMobileNetV3(Supernet):
         ).eval()
 
     def resident(
-        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        norms: Storage = "auto",
     ) -> ResidentForm:
         from supernets.resident_mobilenetv3 import ResidentMobileNetV3
 
-        return ResidentMobileNetV3(self, torch.device(device), dtype)
+        return ResidentMobileNetV3(self, torch.device(device), dtype, norms)
 
     def load_ofa_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Load a checkpoint of the `ofa` package; see `supernets.ofa_names` for what is checked."""
-        from supernets.ofa_names import load_mobilenetv3
+        """Load a checkpoint of the `ofa` package; see `ofa_names` for what is checked."""
+        from supernets.ofa.ofa_names import load_ofa_state_dict
 
-        load_mobilenetv3(self, state_dict)
+        load_ofa_state_dict(self, state_dict)
+
+    def ofa_state_dict(self) -> dict[str, Tensor]:
+        """The weights and shared statistics by the names of that package's dynamic network."""
+        from supernets.ofa.ofa_names import ofa_state_dict
+
+        return ofa_state_dict(self)
 
     def load_foreign(self, state_dict: dict[str, Tensor]) -> None:
         self.load_ofa_state_dict(state_dict)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supernets.statistics import Normalisation
+from supernets.norms.statistics import Normalisation
 
 
 class LayerSelect(nn.Module):
@@ -106,7 +106,7 @@ class SubnetNorm(nn.Module):
     """Batch normalisation whose mean and variance belong to the (subnet, layer) pair.
 
     γ and β are shared by all subnets and sliced to the active channels. Which mean and variance to
-    use is the caller's argument: see `supernets.statistics`.
+    use is the caller's argument: see `supernets.norms.statistics`.
     """
 
     def __init__(self, layer: int, channels_max: int, eps: float = 1e-5) -> None:
@@ -118,3 +118,95 @@ class SubnetNorm(nn.Module):
     def forward(self, x: Tensor, normalise: Normalisation) -> Tensor:
         channels = x.shape[1]
         return normalise(x, self.layer, self.weight[:channels], self.bias[:channels], self.eps)
+
+
+def every_other(depth: int, layers: int) -> tuple[int, ...]:
+    """Which ``depth`` of ``layers`` run, spread evenly: ⌊i · layers / depth⌋.
+
+    DynaBERT's rule (Hou et al., NeurIPS 2020), which keeps layer ⌊i / depth_mult⌋; in integers, so
+    that no rounding of the ratio can shift a layer.
+    """
+    return tuple(i * layers // depth for i in range(depth))
+
+
+class SpreadLayerSelect(LayerSelect):
+    """A stage of blocks of which D run, spread evenly over the stage: see `every_other`."""
+
+    def forward(
+        self, x: Tensor, depth: int, run: Callable[[int, nn.Module, Tensor], Tensor]
+    ) -> Tensor:
+        """Apply ``run(index, block, x)`` to the kept blocks in turn."""
+        for index in every_other(depth, len(self.blocks)):
+            x = run(index, self.blocks[index], x)
+        return x
+
+
+class LinearSlice(nn.Module):
+    """A linear layer whose first outputs run, on however many inputs arrive.
+
+    The weight is [out_max, in_max], importance decreasing with both indices.
+    """
+
+    def __init__(self, in_max: int, out_max: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_max, in_max))
+        self.bias = nn.Parameter(torch.zeros(out_max))
+        nn.init.trunc_normal_(self.weight, std=in_max**-0.5)
+
+    def slice(self, in_features: int, out_features: int) -> Tensor:
+        """The active weight, a view [out_features, in_features]."""
+        return self.weight[:out_features, :in_features]
+
+    def forward(self, x: Tensor, out_features: int) -> Tensor:
+        """``x`` [..., I] -> [..., out_features]; I <= in_max."""
+        return F.linear(x, self.slice(x.shape[-1], out_features), self.bias[:out_features])
+
+
+class HeadSlice(nn.Module):
+    """The first attention heads' queries, keys and values, on however many inputs arrive.
+
+    The weight is [heads, 3, head_dim, in_max]: all of a head's rows lie together, so any number of
+    heads is one contiguous prefix and one matrix product. (In the usual layout, [3, heads, ...], it
+    would be three.) With ``flat_bias`` the bias of h heads is instead the first 3·h·head_dim
+    numbers of [3, heads, head_dim] taken flat: in AutoFormer the bias is sliced so, unlike the
+    weight.
+    """
+
+    def __init__(
+        self, in_max: int, heads: int, head_dim: int, *, bias: bool = True, flat_bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.head_dim, self.flat_bias = head_dim, flat_bias
+        self.weight = nn.Parameter(torch.empty(heads, 3, head_dim, in_max))
+        shape = (3 * heads * head_dim,) if flat_bias else (heads, 3, head_dim)
+        self.bias = nn.Parameter(torch.zeros(shape)) if bias else None
+        nn.init.trunc_normal_(self.weight, std=in_max**-0.5)
+
+    def slice(self, in_features: int, heads: int) -> Tensor:
+        """The active weight, a view [heads, 3, head_dim, in_features]."""
+        return self.weight[:heads, ..., :in_features]
+
+    def slice_bias(self, heads: int) -> Tensor | None:
+        """The active bias as a view [heads, 3, head_dim]."""
+        if self.bias is None or not self.flat_bias:
+            return None if self.bias is None else self.bias[:heads]
+        return self.bias[: 3 * heads * self.head_dim].view(3, heads, -1).transpose(0, 1)
+
+    @torch.no_grad()
+    def permute_heads(self, order: Tensor) -> None:
+        """Make head ``order[i]`` the i-th."""
+        self.weight.copy_(self.weight[order])
+        if self.bias is None:
+            return
+        if self.flat_bias:
+            self.bias.copy_(self.bias.view(3, -1, self.head_dim)[:, order].flatten())
+        else:
+            self.bias.copy_(self.bias[order])
+
+    def forward(self, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """``x`` [N, T, I] -> queries, keys and values, each [N, heads, T, head_dim]."""
+        weight = self.slice(x.shape[-1], heads).flatten(0, 2)
+        bias = self.slice_bias(heads)
+        y = F.linear(x, weight, None if bias is None else bias.flatten())
+        q, k, v = y.unflatten(-1, (heads, 3, self.head_dim)).permute(3, 0, 2, 1, 4).unbind(0)
+        return q, k, v

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,15 @@ from supernets.supernet import Supernet
 ENTRY_POINT_GROUP = "superserve.supernets"
 Builder = Callable[..., Supernet]
 F = TypeVar("F", bound=Builder)
+
+_BUILTIN = (
+    "digits",
+    "elastic_vit",
+    "making_elastic",
+    "ofa_mobilenetv3",
+    "ofa_resnet50",
+    "stitched_resnet",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +110,5 @@ def _registration(name: str) -> Registration:
 
 
 def _load_builtin() -> None:
-    import supernets.digits
-    import supernets.ofa_mobilenetv3  # noqa: F401 - importing registers
+    for module in _BUILTIN:
+        import_module(f"supernets.{module}")  # importing registers

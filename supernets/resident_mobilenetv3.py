@@ -19,7 +19,8 @@ from kernels.ops.depthwise import depthwise
 from kernels.ops.pointwise import pointwise
 from kernels.ops.squeeze_excite import squeeze_excite
 from supernets.elastic import InvertedResidual, expanded, make_divisible
-from supernets.norm_tables import NormTables, SubnetNormTable
+from supernets.norms.compact_norms import norm_tables
+from supernets.norms.norm_tables import ResidentMemory, Storage, SubnetNormTable
 from supernets.ofa_mobilenetv3 import OFAMobileNetV3
 from supernets.space import Subnet
 from supernets.supernet import ResidentForm
@@ -151,7 +152,13 @@ class BlockLayout:
 class ResidentMobileNetV3(ResidentForm):
     """Made by `OFAMobileNetV3.resident`; independent of the trainable net afterwards."""
 
-    def __init__(self, net: OFAMobileNetV3, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        net: OFAMobileNetV3,
+        device: torch.device,
+        dtype: torch.dtype,
+        norms: Storage = "auto",
+    ) -> None:
         self.device, self.dtype = device, dtype
         self._spec = net.spec
         self._first = BlockLayout.of("first", net.first)
@@ -160,22 +167,33 @@ class ResidentMobileNetV3(ResidentForm):
             for s, stage in enumerate(net.blocks())
         ]
         self._stem_layer, self._final_layer = net.stem_norm.layer, net.final_norm.layer
-        self._norms = NormTables(net.norms(), net.statistics)
-        self._arena = Arena({**dict(_weights(net)), **self._norms.rows}, device, dtype)
-        self._norms.attach(self._arena)
+        self._norms = norm_tables(net.norms(), net.statistics, dtype, "scale-shift", norms)
+        self._arena = Arena({**dict(_weights(net)), **self._norms.slots}, device, dtype)
+        self._norms.attach(self._arena, self._forget)
+        largest = f"filters{max(net.spec.kernels)}"
+        self._derived = tuple(
+            name
+            for name in self._arena.slots
+            if ".filters" in name and not name.startswith("first") and not name.endswith(largest)
+        )
         self._plans: dict[Subnet, Plan] = {}
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, subnet: Subnet) -> Tensor:
         nhwc = x.to(self.dtype).permute(0, 2, 3, 1).contiguous()
-        return self.plan(subnet)(nhwc)
+        with self._norms.held(subnet):
+            return self.plan(subnet)(nhwc)
 
     def plan(self, subnet: Subnet) -> Plan:
         """The subnet's slices; building them is the whole of actuation, and is done once."""
         found = self._plans.get(subnet)
         if found is None:
-            found = self._plans[subnet] = self._make_plan(subnet)
+            with self._norms.held(subnet) as table:
+                found = self._plans[subnet] = self._make_plan(subnet, table)
         return found
+
+    def _forget(self, subnet: Subnet) -> None:
+        self._plans.pop(subnet, None)
 
     @property
     def arena(self) -> Arena:
@@ -184,8 +202,11 @@ class ResidentMobileNetV3(ResidentForm):
     def tensors(self, subnet: Subnet) -> dict[str, Tensor]:
         return dict(_tensors("", self.plan(subnet)))
 
-    def _make_plan(self, subnet: Subnet) -> Plan:
-        arena, table = self._arena, self._norms[subnet]
+    def memory(self) -> ResidentMemory:
+        return ResidentMemory.of(self._arena, self._norms.memory(), self._derived)
+
+    def _make_plan(self, subnet: Subnet, table: SubnetNormTable) -> Plan:
+        arena = self._arena
         blocks = [self._block(self._first, 3, 1, table)]
         for layouts, settings in zip(self._stages, self._spec.settings(subnet), strict=True):
             for layout, (kernel, ratio) in zip(layouts, settings, strict=False):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from kernels.arena import Arena
 from supernets.errors import CheckpointError
+from supernets.norms.norm_tables import ResidentMemory, Storage
+from supernets.norms.statistics import Normalisation, Recorded, StatisticsTable, batch_statistics
 from supernets.operators import SubnetNorm
 from supernets.space import SearchSpace, Subnet
-from supernets.statistics import Normalisation, Recorded, StatisticsTable, batch_statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,16 @@ class Supernet(nn.Module, ABC):
         self,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        norms: Storage = "auto",
     ) -> "ResidentForm":
-        """The form that serves: every tensor a view of one arena. See `supernets.resident`."""
+        """The form that serves: every tensor a view of one arena. See `supernets.resident`.
+
+        ``norms`` is how the subnets' statistics lie there: "exact", "compact" in about a quarter of
+        the bytes (see `shared_statistics`), or "auto": compact where there are very many.
+        """
         from supernets.resident import ResidentCopy
 
-        return ResidentCopy(self, torch.device(device), dtype)
+        return ResidentCopy(self, torch.device(device), dtype, norms)
 
     def norms(self) -> dict[int, SubnetNorm]:
         """Layer id -> SubnetNorm; empty for families without batch normalisation."""
@@ -125,3 +131,7 @@ class ResidentForm(ABC):
     @abstractmethod
     def arena(self) -> Arena:
         """The one buffer."""
+
+    @abstractmethod
+    def memory(self) -> ResidentMemory:
+        """What its bytes are for."""

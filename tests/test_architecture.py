@@ -30,7 +30,10 @@ PURE = {  # no clock, no I/O, no torch
     "superserve/pairing.py",
     "superserve/scheduler.py",
     "superserve/worker_table.py",
-    "supernets/pareto.py",
+    "supernets/searching/halving.py",
+    "supernets/searching/pareto.py",
+    "supernets/searching/search.py",
+    "supernets/learning/shrinking.py",
     "supernets/space.py",
     "loadtest/arrivals.py",
     "loadtest/generators.py",
@@ -40,7 +43,7 @@ PURE = {  # no clock, no I/O, no torch
 }
 IMPURE = {"asyncio", "socket", "threading", "multiprocessing", "subprocess", "time", "os", "random",
           "torch", "triton"}  # fmt: skip
-COMMANDS = ("app", "experiments", "making", "serving")
+COMMANDS = ("app", "experiments", "importing", "making", "searching", "serving", "training")
 # Files of superserve that run in a worker, the profiler or a command, never in the front end.
 NEEDS_SUPERNETS = {"superserve/engine.py", *(f"superserve/cli/{name}.py" for name in COMMANDS)}
 # The command line is the edge where everything meets; it imports the load tests when asked to.
@@ -147,7 +150,12 @@ def test_only_kernels_and_supernets_and_the_engine_import_torch():
     "modules",
     [
         ["superserve.service", "superserve.cli", "superserve.server.run", "superserve.local"],
-        ["supernets", "supernets.digits_data", "supernets.accuracy_card", "supernets.fingerprint"],
+        [
+            "supernets",
+            "supernets.data.digits_data",
+            "supernets.accuracy_card",
+            "supernets.fingerprint",
+        ],
         ["policies", "superserve.client"],
         [module(path) for path in sorted((ROOT / "loadtest").glob("*.py"))],
     ],

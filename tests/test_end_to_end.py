@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import superserve
-from supernets import digits_data
+from supernets.data import digits_data
 from superserve.client import Client
 from superserve.errors import BadParameter, ConfigError, DeadlineExceeded, SuperServeError
 from superserve.local import LocalServer

@@ -29,7 +29,13 @@ def run(name, environment, *arguments):
 
 
 def test_no_example_is_left_out():
-    tested = {"01_classify.py", "02_own_policy.py", "03_own_supernet.py"}
+    tested = {
+        "01_classify.py",
+        "02_own_policy.py",
+        "03_own_supernet.py",
+        "04_elastic_model.py",
+        "05_new_supernet.py",
+    }
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
@@ -51,3 +57,17 @@ def test_own_policy(environment):
 
 def test_own_supernet(environment):
     assert "%" in run("03_own_supernet.py", environment)
+
+
+def test_elastic_model(environment):
+    printed = run("04_elastic_model.py", environment)
+
+    assert "d=1 w=0.5: 2.6 M parameters" in printed
+    assert "d=2 w=1.0: 11.2 M parameters" in printed
+
+
+def test_new_supernet(environment):
+    printed = run("05_new_supernet.py", environment)
+
+    assert printed.count("ms for eight images") == 3
+    assert "a 8 looks like a" in printed

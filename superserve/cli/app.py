@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from supernets.errors import CheckpointError
+from supernets.errors import CheckpointError, DataError, ExportError
 from superserve.config import DEFAULTS
 from superserve.errors import SuperServeError
 
@@ -25,7 +25,7 @@ def default(text: str, name: str) -> Any:
     """A help text that ends with the setting's default."""
     value = getattr(DEFAULTS, name)
     shown = ",".join(value) if isinstance(value, tuple) else value
-    return typer.Option(help=f"{text} [default: {shown or 'none'}]", show_default=False)
+    return typer.Option(help=f"{text} \\[default: {shown or 'none'}]", show_default=False)
 
 
 Supernet = Annotated[str | None, default("A name of `superserve models`.", "supernet")]
@@ -51,7 +51,7 @@ def run() -> None:
     sys.path.insert(0, str(Path.cwd()))  # where people keep their own policies and supernets
     try:
         app()
-    except (SuperServeError, CheckpointError) as error:
+    except (SuperServeError, CheckpointError, DataError, ExportError) as error:
         console.print(f"error: {error}", style="bold red", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Send calm, burst, calm to a server, show it live, and draw what happened."""
     from loadtest.demo import DemoOptions, run_demo
-    from supernets.digits_data import sample_images
+    from supernets.data.digits_data import sample_images
 
     options = DemoOptions(
         url=url,

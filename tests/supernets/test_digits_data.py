@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from supernets import digits_data as data
+from supernets.data import digits_data as data
 
 
 def test_splits_share_no_digit():

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from supernets.calibration import calibrate
+from supernets.norms.statistics import Collector, LayerStatistics, Recorded, batch_statistics
 from supernets.operators import DepthwiseSlice, LayerSelect, SubnetNorm, WeightSlice
-from supernets.statistics import Collector, LayerStatistics, Recorded, batch_statistics
 from tests.supernets.helpers import calibrated, images, small_net
 
 

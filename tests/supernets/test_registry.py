@@ -14,10 +14,10 @@ from supernets import (
     list_supernets,
     register_supernet,
 )
+from supernets.norms.statistics import Normalisation
 from supernets.operators import SubnetNorm, WeightSlice
 from supernets.registry import _REGISTRY
 from supernets.space import Dimension
-from supernets.statistics import Normalisation
 
 
 class Slim(Supernet):

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from supernets import digits_data
 from supernets.accuracy_card import AccuracyCard, AccuracyEntry, card_path
 from supernets.calibration import calibrate
 from supernets.checkpoint import save
+from supernets.data import digits_data
 from supernets.digits import PREPROCESSING, digits
 from supernets.evaluation import Hits, measure, paired_distance
 from supernets.fingerprint import file_hash, weights_hash
+from supernets.learning.training import Step, TrainOptions, train
 from supernets.ofa_mobilenetv3 import OFAMobileNetV3
-from supernets.pareto import Candidate, distinguishable, pareto_front
+from supernets.searching.pareto import Candidate, distinguishable, pareto_front
 from supernets.space import SearchSpace, Subnet
-from supernets.training import Step, TrainOptions, train
 
 BATCH = 64
 STEPS = 600
@@ -217,7 +217,7 @@ machine; it is no OCR system.
   shift ±{how.shift:g} of the side, Gaussian noise with a deviation of
   {how.noise[0]:g}-{how.noise[1]:g} of full scale; each drawn uniformly per image.
 - **Training**: sandwich rule with in-place distillation;
-  `supernets/digits_recipe.py` is the whole recipe.
+  `supernets/learning/digits_recipe.py` is the whole recipe.
 - **Weights**: stored as float16, SHA-256 `{card.weights_hash}`.
 - **Accuracy**: top-1, measured on {card.samples} distorted images of the report split.
   {independent} independent digits, {REPORT_COPIES} fixed distortions of each; standard errors are

@@ -1,0 +1,1 @@
+"""How an ordinary model becomes elastic: finding stages and channels, putting operators in."""

@@ -1,0 +1,1 @@
+"""Images and labels: a folder, a data set, the embedded digits; pixels as the server makes them."""

@@ -1,0 +1,1 @@
+"""Training: sandwich rule, distillation, progressive shrinking; the recipes."""

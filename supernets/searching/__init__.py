@@ -1,0 +1,1 @@
+"""Which subnets are worth serving: the front over latency and accuracy, measured or predicted."""

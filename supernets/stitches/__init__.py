@@ -1,0 +1,1 @@
+"""Parts of the stitched ResNets: anchors, positions, least squares, the recipe, SN-Net's names."""

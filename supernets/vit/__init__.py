@@ -1,0 +1,1 @@
+"""Parts of the elastic vision transformers: blocks, definitions, other projects' names."""
