@@ -52,6 +52,20 @@ def save(net: Supernet, path: str | Path, dtype: torch.dtype = torch.float32) ->
     path.chmod(0o644)  # the library writes for the owner alone; weights are there to be shared
 
 
+def refuse_to_lose(path: Path, calibrated: int) -> None:
+    """Raise `CheckpointError` where writing ``path`` would drop statistics of subnets.
+
+    Calibrating can take hours: a file with more than ``calibrated`` subnets is not replaced.
+    """
+    if path.exists() and is_own(path):
+        there = len(json.loads(read_metadata(path).get("subnets", "[]")))
+        if there > calibrated:
+            raise CheckpointError(
+                f"{path} exists, and {there} of its subnets are calibrated: choose another folder, "
+                "or delete it first"
+            )
+
+
 def read_definition(path: Path, name: str) -> dict[str, Any]:
     """The arguments that build the architecture; nothing for a foreign file.
 

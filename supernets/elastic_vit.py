@@ -98,6 +98,8 @@ class ElasticViT(Supernet):
         from supernets.vit.vit_names import load_vit
 
         load_vit(self, state_dict)
+        if not self.spec.flat_qkv_bias:  # AutoFormer's were trained elastic, and have their order
+            self.sort_by_importance()
 
     def definition(self) -> dict[str, Any]:
         return asdict(self.spec)

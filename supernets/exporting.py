@@ -55,7 +55,12 @@ def export(
     except (TypeError, NotImplementedError) as error:
         raise ExportError(f"{net.name} does not offer its subnets as plain modules") from error
     write = {".onnx": _write_onnx, ".safetensors": _write_state}.get(path.suffix, _write_program)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f"{path.name}.partial").touch()
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror}") from error
+    path.with_name(f"{path.name}.partial").unlink()
     # The library grumbles at programs of any other suffix.
     partial = path.with_name(f"{path.name}.partial{'.pt2' if write is _write_program else ''}")
     try:

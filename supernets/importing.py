@@ -1,15 +1,14 @@
 """Checkpoints of other projects made into ours: recognised, loaded, checked whole, and written."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from supernets.checkpoint import save
+from supernets.checkpoint import refuse_to_lose, save
 from supernets.data.labels import IMAGENET_CLASSES, imagenet_labels, read_labels
 from supernets.errors import CheckpointError
-from supernets.fingerprint import is_own, read_metadata
+from supernets.fingerprint import is_own
 from supernets.foreign import read_foreign
 from supernets.ofa.ofa_shapes import MOBILENETV3, recognise
 from supernets.registry import create_supernet
@@ -70,7 +69,10 @@ def load_checkpoint(
     elif name == "elastic" and "/" not in str(options.get("model", "/")):
         options["model"] = f"{kind}/{options['model']}"  # that family names the library as well
     if name is None:
-        raise ValueError(f"a checkpoint of {kind} fits several supernets; say which: supernet=...")
+        raise ValueError(
+            f"a checkpoint of {kind} fits several supernets; say which: "
+            "--supernet elastic, elastic_vit or stitched_resnet"
+        )
     try:
         net = create_supernet(name, pretrained=False, **options)
     except TypeError as error:
@@ -95,13 +97,7 @@ def write(net: Supernet, output: str | Path) -> Path:
     calibrating can take hours. That is a `CheckpointError`.
     """
     path = Path(output) / f"{net.name}.safetensors"
-    if path.exists() and is_own(path):
-        there = len(json.loads(read_metadata(path).get("subnets", "[]")))
-        if there > len(net.statistics):
-            raise CheckpointError(
-                f"{path} exists, and {there} of its subnets are calibrated: import into another "
-                "folder, or delete it first"
-            )
+    refuse_to_lose(path, len(net.statistics))
     save(net, path)
     return path
 

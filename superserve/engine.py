@@ -132,7 +132,7 @@ def _card(spec: EngineSpec, checkpoint: Path) -> AccuracyCard:
     if not path.exists():
         raise ConfigError(
             f"there is no accuracy card {path}: without measured accuracies no policy can choose; "
-            "make one with supernets.evaluate(checkpoint, ...)"
+            f"make one with superserve evaluate {checkpoint} --data FOLDER"
         )
     return AccuracyCard.read(path)
 

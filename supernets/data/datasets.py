@@ -39,6 +39,7 @@ Part = Literal["train", "select", "report"]
 PARTS: tuple[Part, ...] = ("train", "select", "report")
 Indices = npt.NDArray[np.int64]
 
+FINGERPRINTED = 16  # labels that are read to tell data sets apart
 _NO_AUGMENTATION = Augmentation()  # of no effect without a random generator
 _DECODERS = max(1, min(8, os.cpu_count() or 1))
 _AHEAD = 4 * _DECODERS  # images decoded before somebody asks for them
@@ -152,13 +153,17 @@ class LabelledImages:
     def fingerprint(self) -> str:
         """Changes with the images, their order and the preprocessing; 16 hexadecimal digits.
 
-        Told from names and numbers, not from the files' content.
+        Told from names, sizes, times and some labels, not from all the content.
         """
+        some = np.linspace(0, len(self) - 1, num=min(len(self), FINGERPRINTED)).astype(int)
         document = {
             "name": self.name,
             "preprocessing": self._preprocessing.to_json(),
             "labels": self._labels,
             "images": [self._source.identity(int(index)) for index in self._indices],
+            "some": [
+                self._source.load(int(self._indices[i]), None, _NO_AUGMENTATION)[1] for i in some
+            ],
         }
         return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
 
@@ -284,4 +289,5 @@ def class_map(classes: Sequence[str], labels: Sequence[str], name: str) -> tuple
             f"{name} has classes that are no labels of this supernet: {', '.join(strange[:10])}; "
             f"those labels have no class there: {', '.join(sorted(ours - theirs)[:10])}"
         )
-    return tuple(list(labels).index(label) for label in classes)
+    places = {label: place for place, label in reversed(list(enumerate(labels)))}
+    return tuple(places[label] for label in classes)

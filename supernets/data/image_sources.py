@@ -97,7 +97,9 @@ class FolderSource:
         return _flipped(pixels, random, how), label
 
     def identity(self, index: int) -> str:
-        return self._files[index][0].relative_to(self.root).as_posix()
+        file = self._files[index][0]
+        found = file.stat()
+        return f"{file.relative_to(self.root).as_posix()} {found.st_size} {found.st_mtime_ns}"
 
 
 class TorchSource:

@@ -1,14 +1,17 @@
 """How a supernet is trained on somebody's images, whole: train, validate, calibrate, measure."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from supernets.accuracy_card import AccuracyCard
 from supernets.calibration import calibrate
-from supernets.checkpoint import save
+from supernets.checkpoint import refuse_to_lose, save
 from supernets.data.datasets import LabelledBatches, LabelledImages
 from supernets.data.image_sources import Augmentation
 from supernets.evaluation import evaluate, measure
@@ -74,8 +77,17 @@ def train_options(net: Supernet, recipe: Recipe, images: LabelledImages) -> Trai
         seed=recipe.seed,
         phases=progressive_phases(net.space) if recipe.shrink else (),
         amp=recipe.amp,
-        data=f"{images.fingerprint()} {recipe.batch_size} {recipe.augmentation} {recipe.teacher}",
+        data=f"{images.fingerprint()} {recipe.batch_size} {recipe.augmentation} {recipe.teacher} "
+        f"{_weights(net)}",
     )
+
+
+def _weights(net: Supernet) -> str:
+    """Of the weights to start from: a state that began elsewhere is not gone on with."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in net.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def validate(net: Supernet, data: Data, recipe: Recipe) -> tuple[float, float]:
@@ -113,6 +125,8 @@ def make(
     Those are the smallest, the largest and three between them; `superserve search` finds better
     ones. Interrupted, it goes on from the last saved training state in the same folder.
     """
+    file, subnets = recipe.folder / f"{net.name}.safetensors", diagonal(net.space)
+    refuse_to_lose(file, len(subnets))
     options = train_options(net, recipe, data.train)
     ends = {end: index for index, end in enumerate(epoch_ends(options.steps, recipe.epochs))}
 
@@ -132,14 +146,12 @@ def make(
         teacher=teacher,
         device=recipe.device,
     )
-    subnets = diagonal(net.space)
     calibrate(
         net,
         subnets,
         _batches(data.train, recipe.calibration_images, recipe.seed),
         lambda subnet: on_subnet and on_subnet("calibrate", subnet),
     )
-    file = recipe.folder / f"{net.name}.safetensors"
     save(net, file)
     return evaluate(
         file,

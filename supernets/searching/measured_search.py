@@ -36,6 +36,7 @@ class Record:
     def __init__(self, file: Path, answers: str, costs: str) -> None:
         self._file, self._runs = file, {"answers": answers, "costs": costs}
         self._held: dict[str, dict[str, Any]] = {"answers": {}, "costs": {}}
+        file.parent.mkdir(parents=True, exist_ok=True)  # a search is long: fail before it begins
         document = _read(file)
         for kind, run in self._runs.items():
             section = document.get(kind, {})

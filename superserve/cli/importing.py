@@ -61,7 +61,8 @@ def import_(
     print(f"Wrote {path}")
     if net.norms():
         print(f"Calibrate subnets: superserve calibrate {path} --data TRAINING_IMAGES")
-    print(f"Measure them:      superserve evaluate {path} --data HELD_OUT_IMAGES")
+    which = "" if net.norms() else " --subnets '16 random'"
+    print(f"Measure them:      superserve evaluate {path} --data HELD_OUT_IMAGES{which}")
     print(f"Serve them:        superserve serve --supernet {net.name} --checkpoint {path}")
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from supernets import create_supernet
 from supernets.data import digits_data
 from supernets.data.datasets import LabelledImages, Piece, open_images
-from supernets.data.image_sources import Augmentation
+from supernets.data.image_sources import Augmentation, TorchSource
 from supernets.data.pixels import centre, decode, normalise, random_crop
 from supernets.digits import PREPROCESSING, WEIGHTS
 from supernets.errors import DataError
@@ -195,6 +195,25 @@ def test_the_fingerprint_tells_data_apart(tmp_path):
 
     assert open_images(root, FLAT).fingerprint() == prints[-1]
     assert len(set(prints)) == 6
+
+
+def test_the_fingerprint_changes_with_a_file_s_content_and_with_labels(tmp_path):
+    root = folder(tmp_path)
+    before = open_images(root, FLAT).fingerprint()
+    (root / "ant" / "3.png").write_bytes((root / "bee" / "3.png").read_bytes() + b"more")
+    assert open_images(root, FLAT).fingerprint() != before
+
+    class Labelled(list):
+        classes = ("a", "b")
+
+    images = [np.full((8, 8), 50, np.uint8)] * 4
+    prints = {
+        LabelledImages(
+            TorchSource(Labelled((Image.fromarray(i), label) for i in images), "x", FLAT), FLAT
+        ).fingerprint()
+        for label in (0, 1)
+    }
+    assert len(prints) == 2
 
 
 def test_training_batches_do_not_depend_on_where_one_starts(tmp_path):

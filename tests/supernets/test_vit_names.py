@@ -126,6 +126,15 @@ def test_from_vit_sorts_heads_and_neurons_by_importance():
         torch.testing.assert_close(block.fc1.bias, source.mlp.fc1.bias[columns.argsort().flip(0)])
 
 
+def test_an_imported_checkpoint_is_sorted_as_a_model_is():
+    reference = timm_vit(3)
+    imported = from_vit(timm_vit(4))
+    imported.load_foreign(reference.state_dict())
+    expected = from_vit(reference).state_dict()
+    for name, tensor in imported.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
 def test_sorting_also_moves_a_flat_bias():
     net = vit(replace(SMALL, flat_qkv_bias=True, max_relative_position=2), 4)
     x = torch.randn(2, 2, 12, 12, dtype=torch.float64)

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from supernets import create_supernet, register_supernet, save
+from supernets import calibrate, create_supernet, register_supernet, save
 from supernets.accuracy_card import AccuracyCard, card_path
 from supernets.learning import digits_recipe
 from supernets.learning.data_recipe import epoch_ends
@@ -126,6 +127,27 @@ def test_other_data_does_not_continue_a_run(trained, folder):
     arguments = [*TRAINING, "--split", "60:20:20"]
     with pytest.raises(ConfigError, match="other options"):
         run("train", NAME, "--data", folder, "-o", checkpoint.parent, *arguments)
+
+
+def test_a_state_is_not_gone_on_with_from_other_weights(trained, folder):
+    """Or training from a checkpoint, in the folder that made it, would do nothing."""
+    checkpoint, _ = trained
+    with pytest.raises(ConfigError, match="other options"):
+        run("train", checkpoint, "--data", folder, "-o", checkpoint.parent, *TRAINING)
+
+
+def test_training_does_not_replace_a_file_with_more_calibrated_subnets(trained, folder, tmp_path):
+    checkpoint, _ = trained
+    net = create_supernet(NAME, checkpoint)
+    calibrate(
+        net, [net.space.sample(Random(seed)) for seed in range(20)], [torch.zeros(2, 1, 16, 16)]
+    )
+    file = tmp_path / f"{NAME}.safetensors"
+    save(net, file)
+    before = file.read_bytes()
+    with pytest.raises(ConfigError, match="of its subnets are calibrated"):
+        run("train", NAME, "--data", folder, "-o", tmp_path, *TRAINING)
+    assert file.read_bytes() == before
 
 
 def test_training_goes_on_from_a_checkpoint_in_phases_and_with_a_teacher(trained, folder, tmp_path):
