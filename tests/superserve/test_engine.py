@@ -87,7 +87,7 @@ def copy(trained, folder, change=lambda card: card):
 
 def test_without_an_accuracy_card_it_refuses_and_says_how_to_make_one(trained, tmp_path):
     file = copy(trained, tmp_path, lambda _: None)
-    with pytest.raises(ConfigError, match=r"no accuracy card .* supernets\.evaluate"):
+    with pytest.raises(ConfigError, match=r"no accuracy card .* superserve evaluate"):
         Engine(spec(file))
 
 
