@@ -1,5 +1,6 @@
 """The outermost layer: gives every request an id, and answers what nobody else answered."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -14,6 +15,8 @@ from superserve.server.responses import BODY_READ, REQUEST_ID, error_response
 log = logging.getLogger(__name__)
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_LINGER_S = 5.0
+_REQUEST_TIMEOUT = 408
 
 
 class Guard:
@@ -28,15 +31,20 @@ class Guard:
             return
         identity = _request_id(scope)
         scope[REQUEST_ID] = identity.decode()
-        started = False
+        started = lingers = False
 
         async def send_marked(message: Message) -> None:
-            nonlocal started
+            nonlocal started, lingers
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message["headers"], (b"x-request-id", identity)]
                 if message["status"] >= 400 and _body_is_unread(scope):
                     message["headers"].append((b"connection", b"close"))
+                    lingers = message["status"] != _REQUEST_TIMEOUT and _body_comes(scope)
+            elif lingers and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await _discard_body(receive)
+                message = {"type": "http.response.body"}
             await send(message)
 
         try:
@@ -68,3 +76,21 @@ def _body_is_unread(scope: Scope) -> bool:
         return False
     headers = Headers(scope=scope)
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _body_comes(scope: Scope) -> bool:
+    return "expect" not in Headers(scope=scope)
+
+
+async def _discard_body(receive: Receive) -> None:
+    """Wait until the client has sent what it is sending, the answer being on its way already.
+
+    A connection that is closed over bytes that nobody read is reset, and a reset takes the
+    answer from a client that has not read it yet (RFC 9112, section 9.6).
+    """
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while (await receive()).get("more_body", False):
+                pass
+    except TimeoutError:
+        return

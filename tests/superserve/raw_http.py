@@ -25,6 +25,6 @@ def read_response(connection: socket.socket) -> tuple[int, dict[str, str], bool]
     return int(head.split()[1]), json.loads(body), closed
 
 
-def request_head(length: int, *more: str) -> bytes:
-    lines = ["POST /v1/classify HTTP/1.1", "Host: x", f"Content-Length: {length}", *more, "", ""]
+def request_head(length: int, *more: str, target: str = "/v1/classify") -> bytes:
+    lines = [f"POST {target} HTTP/1.1", "Host: x", f"Content-Length: {length}", *more, "", ""]
     return "\r\n".join(lines).encode()

@@ -183,3 +183,16 @@ def test_many_clients_at_once_get_an_answer_each_and_free_every_slot():
     assert {200, 503} >= set(statuses)
     assert statuses.count(200) == len(dispatcher.submissions)
     assert set() == dispatcher.reserved
+
+
+@pytest.mark.parametrize("length", [45, 100_000, 3_000_000])
+def test_a_refusal_before_the_body_is_read_reaches_a_client_that_sends_it_first(length):
+    """Closed over unread bytes, the connection would be reset, and the answer lost."""
+    with live() as server:
+        for _ in range(20):
+            with connect(server) as connection:
+                connection.sendall(request_head(length, target=CLASSIFY + "?top_k=x"))
+                connection.sendall(bytes(length))
+                status, body, closed = read_response(connection)
+                assert (status, body["code"], closed) == (400, "bad_parameter", True)
+                assert connection.recv(1) == b""
