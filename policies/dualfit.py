@@ -1,44 +1,22 @@
 """DualFit: what a worker-second is worth, from the whole queue, prices every possible batch."""
 
+# ruff: noqa: PLR1730 - calls of min and max were a third of a decision's time
+
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple
 
 from policies.allowance import Allowance, Sample, sampled
-from policies.hull import Hull
-from policies.steps import Steps
-from policies.types import (
-    Choice,
-    Profile,
-    QueueView,
-    Waiting,
-    deadline_reader,
-    due_before,
-)
+from policies.lookups import PriceList, Prices, Within
+from policies.types import Choice, Profile, QueueView, Waiting, deadline_reader, due_before
 
-_FAR = 1e6  # a miss so bad that no hull of a batch size starts with giving queries up
+# A batch that could run: what it costs more than it is worth, in percent, at the prices of now; how
+# many it serves; its subnet (a row); its place among the profiled sizes; its seconds.
+_Batch = tuple[float, int, int, int, float]
 
-
-class _Size(NamedTuple):
-    """One profiled batch size: what fits a slack, and what is best at a price."""
-
-    batch: int
-    least: float  # seconds, of the smallest subnet
-    within: Steps[int]  # slack -> the most accurate subnet (its row) that fits
-    slopes: tuple[float, ...]  # of the hull between its vertices, negated so that they ascend
-    rows: tuple[int, ...]  # the vertices' subnets
-
-
-class _Batch(NamedTuple):
-    """A batch that could run: what it costs more than it is worth, in percent, at given prices."""
-
-    row: int
-    regret: float
-    served: int
-    seconds: float
-    size: int  # its place among the profiled batch sizes
-    pressed: bool  # a deadline keeps it from being larger, or its subnet from being better
+# Most choices come again, and to make one takes several times as long as to find it.
+_choice = lru_cache(maxsize=4096)(Choice)
 
 
 class DualFit:
@@ -87,18 +65,19 @@ class DualFit:
         """``shed=False`` switches shedding off, to see what it is worth."""
         if guard < 0 or penalty < 0:
             raise ValueError(f"guard and penalty must not be negative: {guard}, {penalty}")
-        self._profile = profile = profile.pareto()
+        profile = profile.pareto()
         self._allowance = Allowance(share, horizon, deviations, batches)
         self._guard, self._penalty = guard, penalty
         self._shed = shed
         self._dear = profile.accuracies[0] + penalty  # what a query given up costs
         self._full = profile.latencies[0][-1]
-        self._hull = Hull.of(profile, penalty=penalty)
-        self._middles, self._slopes = _midpoints(self._hull)
-        self._rises = [-slope for slope in self._slopes[1:-1]]  # between vertices; ascending
-        self._sizes = tuple(_size(profile, column) for column in range(len(profile.batch_sizes)))
-        self._accuracies, self._latencies = profile.accuracies, profile.latencies
-        self._batches, self._last = profile.batch_sizes, len(self._sizes) - 1
+        self._peak_rate = profile.peak_rate
+        self._list = PriceList(profile, penalty)
+        self._within = Within(profile)
+        self._subnets, self._accuracies = profile.subnets, profile.accuracies
+        self._latencies = profile.latencies
+        self._batches, self._most = profile.batch_sizes, profile.max_batch
+        self._quickest = tuple(map(min, zip(*profile.latencies, strict=True)))
         # By row and batch size, what this batch and all smaller ones take at most.
         self._bounds = tuple(tuple(accumulate(row, max)) for row in profile.latencies)
 
@@ -108,60 +87,57 @@ class DualFit:
 
     def choose(self, view: QueueView, now: float) -> Choice | None:
         """O(log queue + batch sizes · log subnets), and O(heads shed)."""
-        waiting, sizes = view.waiting, self._sizes
-        guard = (1.0 + self._guard) * view.slowdown_p95
-        capacity = view.capacity / view.slowdown
+        waiting, most = view.waiting, self._most
         count = len(waiting)
         if not count:
             return None
-        deadlines = sampled(view, now, sizes[-1].batch)
-        price = self._price(self._allowance.affordable(view, deadlines, sizes[-1].batch))
-        value = self._value(price)
+        guard = (1.0 + self._guard) * view.slowdown_p95
+        capacity = view.capacity / view.slowdown
+        deadlines = sampled(view, now, most)
+        prices = self._list.at(self._allowance.affordable(view, deadlines, most))
         head = waiting[0]
-        left = head.deadline - now
-        floor = self._floor(head.min_accuracy)
-        first = self._fitting(left / guard, count, price, value, floor)
-        if not first.pressed:
-            return self._choice(first)
-        best, skip, regret = first, 0, first.regret / first.served
-        most, deadline = sizes[-1].batch, deadline_reader(waiting)
-        for size in range(first.size):  # the most urgent on their own, then a full batch
-            part = self._batch(size, left / guard, count, price, value, floor)
-            if part.served >= first.served:
+        left, floor = head.deadline - now, self._floor(head.min_accuracy)
+        slack = left / guard
+        regret, fitting, row, size, _ = self._fitting(slack, count, prices, floor)
+        if row >= prices[2][size] and fitting in (count, most):  # no deadline presses
+            return _choice(self._subnets[row], fitting)
+        served, shed = fitting, 0
+        regret /= fitting
+        deadline, within = deadline_reader(waiting), self._within.rows(slack)
+        for part in range(size):  # the most urgent on their own, then a full batch
+            cost, urgent, subnet, _, seconds = self._batch(part, within, count, prices, floor)
+            if urgent >= fitting:
                 break
-            slack = deadline(part.served) - now - part.seconds / capacity
+            behind = deadline(urgent) - now - seconds / capacity
             # Those behind must gain by it, and no batch has a regret below 0.
-            if slack <= left or part.regret >= regret * (part.served + most):
+            if behind <= left or cost >= regret * (urgent + most):
                 continue
-            then = self._fitting(slack / guard, count - part.served, price, value)
-            both = (part.regret + then.regret) / (part.served + then.served)
+            then = self._fitting(behind / guard, count - urgent, prices)
+            both = (cost + then[0]) / (urgent + then[1])
             if both < regret:
-                best, regret = part, both
+                regret, served, row = both, urgent, subnet
         least = self._full * guard
         if self._shed and left < least:
             full = _urgent(waiting, deadlines, now, least)
             doomed = max(
                 self._doomed(view, capacity, deadlines),
-                self._starved(view, capacity, first.size, full / least),
+                self._starved(view, capacity, size, full / least),
             )
             for place in (doomed,) if full <= doomed else (doomed, full):
-                dear = max(0, place - doomed) * self._dear
+                dear = (place - doomed) * self._dear
                 if not 0 < place < count or dear >= regret * most:
                     continue
                 at = waiting[place]
                 slack, floor = (at.deadline - now) / guard, self._floor(at.min_accuracy)
-                rest = self._fitting(slack, count - place, price, value, floor)
-                worth = (dear + rest.regret) / rest.served
+                rest = self._fitting(slack, count - place, prices, floor)
+                worth = (dear + rest[0]) / rest[1]
                 if worth < regret:
-                    best, skip, regret = rest, place, worth
-        return self._choice(best, skip)
-
-    def _choice(self, batch: _Batch, shed: int = 0) -> Choice:
-        return Choice(self._profile.subnets[batch.row], batch.served, shed)
+                    regret, served, row, shed = worth, rest[1], rest[2], place
+        return _choice(self._subnets[row], served, shed)
 
     def _floor(self, accuracy: float) -> int:
         """The row of the least accurate subnet with at least this accuracy, or the last."""
-        accuracies = self._profile.accuracies
+        accuracies = self._accuracies
         if accuracy <= accuracies[0]:
             return 0
         return min(bisect_left(accuracies, accuracy), len(accuracies) - 1)
@@ -171,10 +147,12 @@ class DualFit:
 
         Counts those that are waiting, and what a load above capacity will bring within an SLO.
         """
-        rate = capacity * self._profile.peak_rate
+        rate = capacity * self._peak_rate
         most = 0.0
         for place, left in deadlines:
-            most = max(most, place - rate * left)
+            late = place - rate * left
+            if late > most:
+                most = late
         return int(most + max(0.0, view.arrival_rate - rate) * view.slo)
 
     def _starved(self, view: QueueView, capacity: float, size: int, urgent: float) -> int:
@@ -182,63 +160,46 @@ class DualFit:
         serve in time, stay in front: batches of this size serve fewer than come, so the next head
         is no less urgent. Less than a full batch pays for itself only where the urgent are few.
         """
-        at = self._sizes[size]
         crowd = min(urgent, view.arrival_rate)
-        return int((crowd - capacity * at.batch / at.least) * view.slo)
+        served = capacity * self._batches[size] / self._quickest[size]
+        return int((crowd - served) * view.slo)
 
-    def _fitting(
-        self, slack: float, left: int, price: float, value: float, floor: int = 0
-    ) -> _Batch:
+    def _fitting(self, slack: float, left: int, prices: Prices, floor: int = 0) -> _Batch:
         """The largest batch of ``left`` queries that fits a slack."""
-        needed = bisect_left(self._batches, left)  # no larger one has to be padded as much
-        size = max(0, min(needed, bisect_right(self._bounds[floor], slack) - 1, self._last))
-        best = self._batch(size, slack, left, price, value, floor)
-        if size and best.served < self._batches[size]:  # padded: perhaps a smaller one is better
-            exact = self._batch(size - 1, slack, left, price, value, floor)
-            if exact.regret * best.served < best.regret * exact.served:
+        batches, within = self._batches, self._within.rows(slack)
+        size = bisect_right(self._bounds[floor], slack) - 1
+        needed = bisect_left(batches, left)  # no larger one has to be padded as much
+        if needed < size:
+            size = needed
+        if size <= 0:
+            return self._batch(0, within, left, prices, floor)
+        best = self._batch(size, within, left, prices, floor)
+        if left < batches[size]:  # padded: perhaps a smaller one is better
+            exact = self._batch(size - 1, within, left, prices, floor)
+            if exact[0] * best[1] < best[0] * exact[1]:
                 return exact
         return best
 
     def _batch(
-        self, size: int, slack: float, left: int, price: float, value: float, floor: int = 0
+        self, size: int, within: Sequence[int], left: int, prices: Prices, floor: int
     ) -> _Batch:
-        """The batch of this profiled size with the subnet that is best at the price."""
+        """The batch of this profiled size with the subnet that is best at the prices."""
         # Called some ten times for a decision that must not take longer than 20 us.
-        batch, _, within, slopes, rows = self._sizes[size]
-        served = min(left, batch)
-        wanted = rows[bisect_left(slopes, -price)]
-        fits = within.at(slack)
-        if fits is None:
+        price, value, wanted = prices
+        served = self._batches[size]
+        if left < served:
+            served = left
+        row = within[size]
+        if row < 0:
             row, worth = floor, -self._penalty
         else:
-            row = min(fits, wanted)
-            row = max(floor, row)
+            if wanted[size] < row:
+                row = wanted[size]
+            if row < floor:
+                row = floor
             worth = self._accuracies[row]
         seconds = self._latencies[row][size]
-        regret = price * seconds - served * (worth - value)
-        pressed = row < wanted or (left > batch and size < self._last)
-        return tuple.__new__(_Batch, (row, regret, served, seconds, size, pressed))
-
-    def _price(self, tau: float) -> float:
-        """The slope of the hull at tau, interpolated between the middles of its segments.
-
-        At a vertex the slope jumps, and a price that jumps would flip between two neighbours where
-        mixing them is best.
-        """
-        middles, slopes = self._middles, self._slopes
-        place = bisect_right(middles, tau)
-        if place == 0:
-            return slopes[0]
-        if place == len(middles):
-            return slopes[-1]
-        part = (tau - middles[place - 1]) / (middles[place] - middles[place - 1])
-        return slopes[place - 1] + part * (slopes[place] - slopes[place - 1])
-
-    def _value(self, price: float) -> float:
-        """What is left of a query's best subnet after its time is paid: the hull's conjugate."""
-        hull = self._hull
-        best = bisect_left(self._rises, -price)
-        return max(-self._penalty, hull.accuracies[best] - price * hull.taus[best])
+        return price * seconds - served * (worth - value), served, row, size, seconds
 
 
 def _urgent(
@@ -252,29 +213,3 @@ def _urgent(
             break
         high = place
     return due_before(waiting, now + within, low, high)
-
-
-def _midpoints(hull: Hull) -> tuple[list[float], list[float]]:
-    """(tau, slope) in the middle of each segment, the one from (0, -penalty) first."""
-    taus, values = (0.0, *hull.taus), (-hull.penalty, *hull.accuracies)
-    middles, slopes = [], []
-    for i in range(len(hull.taus)):
-        middles.append((taus[i] + taus[i + 1]) / 2.0)
-        slopes.append((values[i + 1] - values[i]) / (taus[i + 1] - taus[i]))
-    # Beyond the last vertex by half a segment time is worth nothing any more.
-    middles.append(taus[-1] + (taus[-1] - middles[-1]))
-    slopes.append(0.0)
-    return middles, slopes
-
-
-def _size(profile: Profile, column: int) -> _Size:
-    batch = profile.batch_sizes[column]
-    costs = [row[column] for row in profile.latencies]
-    within = Steps.best(costs, range(len(costs)))
-    points = (
-        (subnet, cost / batch, accuracy)
-        for subnet, cost, accuracy in zip(profile.subnets, costs, profile.accuracies, strict=True)
-    )
-    hull = Hull.over(points, penalty=_FAR)
-    rows = tuple(profile.index(subnet) for subnet in hull.subnets)
-    return _Size(batch, min(costs), within, tuple(-hull.slope(t) for t in hull.taus[:-1]), rows)
