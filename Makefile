@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8000
 STAMP  := $(VENV)/.installed
+TRITON_36 := build/triton-3.6.0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
@@ -34,6 +35,9 @@ test: $(STAMP) ## run the functional tests (under 15 minutes)
 
 check-long: $(STAMP) ## run what takes minutes: hundreds of subnets against the ofa package...
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m kernels.audit --write
+	test -d $(TRITON_36)/triton || $(BIN)/python -m pip install --quiet --no-deps --target $(TRITON_36) triton==3.6.0
+	$(BIN)/python -m kernels.audit --write --triton $(TRITON_36)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -47,6 +51,11 @@ format: $(STAMP) ## let ruff format the code and fix what it can
 bench: $(STAMP) ## run the benchmarks; tables on the screen, JSON under benchmarks/results
 	$(BIN)/python -m benchmarks.actuation
 	$(BIN)/python -m benchmarks.forward
+
+.PHONY: gpu-check
+GPU_PYTHON = $(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON))
+gpu-check: ## on a GPU: check every kernel and subnet, then time them; without a network, in 9 minutes
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) -m benchmarks.gpu $(GPU_FLAGS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

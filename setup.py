@@ -1,5 +1,7 @@
 """Builds the CPU ops; everything else stands in pyproject.toml."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 
 setup(
@@ -7,7 +9,7 @@ setup(
         Extension(
             "kernels.native._cpu",
             ["kernels/native/cpu.cpp"],
-            depends=["kernels/native/ops.inl"],
+            depends=[str(path) for path in Path("kernels/native").glob("*.inl")],
             language="c++",
             # What they compute stays IEEE; only what is never looked at is given up: errno,
             # floating-point traps, the sign of zero.

@@ -27,11 +27,11 @@ def main() -> None:
     resident = ours.resident()
     subnets = random_subnets(ours, SUBNETS, options.seed)
     configs = [subnet.config() for subnet in subnets]
-    first_time = [_seconds(lambda s=subnet: resident.plan(s)) for subnet in subnets]
+    first_time = [_seconds(lambda s=subnet: resident.program(s)) for subnet in subnets]
     extraction = [_seconds(lambda s=subnet: extract(ours, s)) for subnet in subnets]
     times = interleaved(
         {
-            "in place": _cycle(subnets, resident.plan),
+            "in place": _cycle(subnets, resident.program),
             "ofa set_active_subnet": _cycle(configs, lambda c: theirs.set_active_subnet(**c)),
         },
         options.rounds,

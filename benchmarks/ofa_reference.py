@@ -17,7 +17,11 @@ with warnings.catch_warnings():
 
 @torch.no_grad()
 def both(seed: int) -> tuple[Any, OFAMobileNetV3]:
-    """(theirs, ours) with the same random weights, w1.0, in evaluation mode."""
+    """(theirs, ours) with the same random weights and norms, w1.0, in evaluation mode.
+
+    Call `calibrated` for a subnet before comparing answers: an untreated random net forgets its
+    input, and its answers then agree whatever is computed.
+    """
     torch.manual_seed(seed)
     theirs = Theirs(
         n_classes=1000,
@@ -27,16 +31,31 @@ def both(seed: int) -> tuple[Any, OFAMobileNetV3]:
         depth_list=[2, 3, 4],
     ).eval()
     for name, tensor in theirs.state_dict().items():
-        if tensor.dim() == 4:
-            torch.nn.init.kaiming_normal_(tensor, nonlinearity="relu")
-        elif "matrix" in name:
+        if "matrix" in name:
             tensor.add_(0.1 * torch.randn_like(tensor))
-        elif name.endswith("running_var"):
-            tensor.fill_(4.0)  # keeps the activations of the untrained net from growing
+        elif tensor.dim() == 4:
+            torch.nn.init.kaiming_normal_(tensor, nonlinearity="relu")
+        elif name.endswith("bn.weight"):
+            tensor.uniform_(0.5, 1.5)
+        elif name.endswith("bn.bias"):
+            tensor.normal_(0.0, 0.2)
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
     ours = create_supernet("ofa_mobilenetv3").eval()
     assert isinstance(ours, OFAMobileNetV3)
-    ours.load_ofa_state_dict(theirs.state_dict())
+    calibrated(theirs, ours, ours.space.largest)
     return theirs, ours
+
+
+@torch.no_grad()
+def calibrated(theirs: Any, ours: OFAMobileNetV3, subnet: Subnet) -> None:
+    """Make the subnet active there, with statistics of noise, and give ours the same."""
+    theirs.set_active_subnet(**subnet.config())
+    theirs.train()
+    theirs(torch.randn(8, 3, 96, 96))
+    theirs.eval()
+    ours.load_ofa_state_dict(theirs.state_dict())
 
 
 def ladder(net: OFAMobileNetV3) -> dict[str, Subnet]:

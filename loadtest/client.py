@@ -11,10 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
-import orjson
-
+from loadtest.answers import read_answer
 from loadtest.connections import Connection, ConnectionPool, Target
 from loadtest.records import Record
 
@@ -191,7 +189,9 @@ class LoadGenerator:
             connection.abort()  # an answer that nobody waits for: this stream cannot be trusted
             return
         label = self._labels[flight.index % len(self._labels)]
-        record = _read_answer(flight, flight.arrival + self._slo, finish, status, body, label)
+        record = read_answer(
+            flight.arrival, flight.lateness, flight.arrival + self._slo, finish, status, body, label
+        )
         self._record(flight, record)
         self.connection_free()
 
@@ -219,41 +219,3 @@ class LoadGenerator:
         if len(self._records) == len(self._arrivals):
             self._finished.set()
         self._on_record(record)
-
-
-def _read_answer(
-    flight: _Flight, deadline: float, finish: float, status: int, body: bytes, label: int | None
-) -> Record:
-    """The record of an answer; any status but 200 is a miss, named by the server's error code."""
-    answer = _json_object(body)
-    if status != 200:
-        return Record(
-            flight.arrival,
-            deadline,
-            None,
-            dropped=str(answer.get("code") or f"http_{status}"),
-            lateness=flight.lateness,
-            status=status,
-        )
-    predictions = answer.get("predictions")
-    best = predictions[0].get("index") if predictions else None
-    return Record(
-        flight.arrival,
-        deadline,
-        finish,
-        answer.get("subnet"),
-        answer.get("accuracy"),
-        lateness=flight.lateness,
-        correct=best == label if best is not None and label is not None else None,
-        status=status,
-        server_met=answer.get("deadline_met"),
-    )
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    """An empty one for a foreign server's answer in another form."""
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return answer if isinstance(answer, dict) else {}

@@ -35,7 +35,7 @@ def running_server(
     also when this process is told to terminate. Raises `ConfigError` with its last words if it
     ends, or is not ready within ``patience`` seconds.
     """
-    port = _free_port()
+    port = free_port()
     address = ("--host", "127.0.0.1", "--port", str(port))
     url = f"http://127.0.0.1:{port}"
     with _interrupted_by_signals(), tempfile.TemporaryFile() as output:
@@ -83,7 +83,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 
+from kernels.errors import NoKernels
+
+__all__ = ["CheckpointError", "DataError", "ExportError", "NoKernels"]
+
 
 class CheckpointError(ValueError):
     """A file is not what it should be; the message lists what is wrong, as far as is readable."""

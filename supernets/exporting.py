@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from supernets.errors import ExportError
 from supernets.extraction import extract
+from supernets.freezing import NotFreezable
 from supernets.norms.statistics import MissingStatistics
 from supernets.space import Subnet
 from supernets.supernet import Supernet
@@ -52,7 +53,9 @@ def export(
         )
     try:
         module = extract(net, subnet)
-    except (TypeError, NotImplementedError) as error:
+    except NotFreezable as error:
+        raise ExportError(str(error)) from error
+    except NotImplementedError as error:
         raise ExportError(f"{net.name} does not offer its subnets as plain modules") from error
     write = {".onnx": _write_onnx, ".safetensors": _write_state}.get(path.suffix, _write_program)
     try:

@@ -88,5 +88,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], memoryview]:
         if not isinstance(header, dict):
             raise TypeError(header)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is no safetensors file, or it is cut off") from error
+        raise CheckpointError(
+            f"{path} is no safetensors file, or it is cut off; `superserve import` makes one of "
+            "another project's checkpoint"
+        ) from error
     return header, memoryview(raw)[8 + size :]

@@ -36,9 +36,9 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
     except Exception as error:
-        # The unpickler meets damage in many ways, none of which says more than this.
+        # The unpickler meets damage in many ways, and names none of them.
         raise CheckpointError(
-            f"{path} is no readable checkpoint: cut off, or it holds more than tensors"
+            f"{path} is no readable checkpoint: {_why_unreadable(path)}"
         ) from error
     state = content
     if isinstance(content, dict):
@@ -46,6 +46,23 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} holds no state dict")
     return dict(state)
+
+
+def _why_unreadable(path: Path) -> str:
+    """What is known of a file that the unpickler refuses, without running what is in it."""
+    advice = "torch.save(model.state_dict(), FILE) writes what can be read here"
+    try:
+        kinds = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not of today's format, or damaged in any way
+        return f"it is cut off, or it holds more than tensors; {advice}"
+    if not kinds:
+        return f"it is damaged; {advice}"
+    kinds.sort(key=lambda kind: (kind.startswith("torch."), kind))  # the model's own class first
+    more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
+    return (
+        f"it holds Python objects ({', '.join(kinds[:3])}{more}), as torch.save(model) writes, and "
+        f"reading those runs code. Load it where you trust it; {advice}"
+    )
 
 
 def check_state(

@@ -66,8 +66,8 @@ def load_checkpoint(
     elif kind == "autoformer" and "cls_token" in state:
         model = _AUTOFORMERS.get(state["cls_token"].shape[-1])
         options = {**({"model": model} if model else {}), **options}
-    elif name == "elastic" and "/" not in str(options.get("model", "/")):
-        options["model"] = f"{kind}/{options['model']}"  # that family names the library as well
+    elif name == "elastic":
+        options["model"] = _model(kind, options.get("model"))
     if name is None:
         raise ValueError(
             f"a checkpoint of {kind} fits several supernets; say which: "
@@ -100,6 +100,16 @@ def write(net: Supernet, output: str | Path) -> Path:
     refuse_to_lose(path, len(net.statistics))
     save(net, path)
     return path
+
+
+def _model(library: str, model: Any) -> str:
+    """The family ``elastic`` names the library as well."""
+    if model is None:
+        raise ValueError(
+            f"the supernet elastic is made of any model: say of which one of {library} the weights "
+            "are, by its name there: --option model=resnet50"
+        )
+    return str(model) if "/" in str(model) else f"{library}/{model}"
 
 
 def _recognised(

@@ -14,6 +14,7 @@ from supernets.conversion.elastic_space import ElasticSpace, StageChoices, Units
 from supernets.conversion.model_names import build, is_vision_transformer, name_of
 from supernets.conversion.stage_search import find_stages
 from supernets.elastic import make_divisible
+from supernets.options import checked
 from supernets.registry import register_supernet
 from supernets.supernet import Preprocessing, Supernet
 
@@ -132,7 +133,7 @@ def elastic(
     plain = build(model, num_classes)
     if is_vision_transformer(plain):
         raise NotElastic(f"{model} is a Vision Transformer; create_supernet('elastic_vit') has it")
-    net = make_elastic(plain, **options)
+    net = make_elastic(plain, **checked(make_elastic, options))
     assert isinstance(net, ElasticResNet)
     net.forget_statistics()
     return net
@@ -219,7 +220,4 @@ def _preprocessing(model: nn.Module, image_size: int | None) -> Preprocessing:
             tuple(said["std"]),
             said.get("crop_pct", 0.875),
         )
-    if channels == 3:
-        return Preprocessing.imagenet(image_size or 224)
-    half = (0.5,) * channels
-    return Preprocessing(image_size or 224, image_size or 224, channels, half, half)
+    return Preprocessing.usual(image_size or 224, channels)

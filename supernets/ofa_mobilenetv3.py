@@ -24,23 +24,21 @@ from supernets.elastic import (
     plain_depthwise,
     plain_norm,
 )
-from supernets.norms.norm_tables import Storage
 from supernets.norms.statistics import Normalisation, SubnetStatistics
+from supernets.ofa.ofa_supernet import OFADefinition, OFASupernet
 from supernets.operators import LayerSelect, SubnetNorm, WeightSlice
+from supernets.options import check_positive
 from supernets.registry import register_supernet
 from supernets.space import StagedSpace, Subnet
-from supernets.supernet import Preprocessing, ResidentForm, Supernet
+from supernets.supernet import Preprocessing
 
 FAMILY = "ofa_mobilenetv3"
 
 
 @dataclass(frozen=True, slots=True)
-class MobileNetV3Definition:
+class MobileNetV3Definition(OFADefinition):
     """One member of the family. The defaults are OFA's w1.0 network on ImageNet."""
 
-    num_classes: int = 1000
-    in_channels: int = 3
-    image_size: int = 224
     stem_width: int = 16
     stem_stride: int = 2
     first_width: int = 16  # of the fixed first block: kernel 3, no expansion
@@ -56,6 +54,7 @@ class MobileNetV3Definition:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        check_positive(self)
         stages = len(self.stage_widths)
         if not stages == len(self.strides) == len(self.activations) == len(self.squeezes):
             raise ValueError("widths, strides, activations and squeezes need one value per stage")
@@ -81,15 +80,6 @@ class MobileNetV3Definition:
             feature_width=scaled(1280),
         )
 
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        """Raises ``TypeError`` for a field that does not exist, ``ValueError`` for a bad value."""
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in document.items()
-        }
-        return cls(**fields)
-
     def space(self) -> StagedSpace:
         return StagedSpace(
             FAMILY,
@@ -111,10 +101,11 @@ class MobileNetV3Definition:
         ]
 
 
-class OFAMobileNetV3(Supernet):
+class OFAMobileNetV3(OFASupernet):
     """The trainable form of one member of the family."""
 
     space: StagedSpace
+    spec: MobileNetV3Definition
 
     def __init__(
         self,
@@ -124,13 +115,7 @@ class OFAMobileNetV3(Supernet):
         preprocessing: Preprocessing | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(
-            name,
-            spec.space(),
-            preprocessing or _default_preprocessing(spec),
-            labels or [str(i) for i in range(spec.num_classes)],
-        )
-        self.spec = spec
+        super().__init__(spec, name=name, preprocessing=preprocessing, labels=labels)
         layer_ids = count()
 
         def new_norm(channels: int) -> SubnetNorm:
@@ -227,41 +212,6 @@ class OFAMobileNetV3(Supernet):
             nn.Flatten(),
             head,
         ).eval()
-
-    def resident(
-        self,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        norms: Storage = "auto",
-    ) -> ResidentForm:
-        from supernets.resident_mobilenetv3 import ResidentMobileNetV3
-
-        return ResidentMobileNetV3(self, torch.device(device), dtype, norms)
-
-    def load_ofa_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Load a checkpoint of the `ofa` package; see `ofa_names` for what is checked."""
-        from supernets.ofa.ofa_names import load_ofa_state_dict
-
-        load_ofa_state_dict(self, state_dict)
-
-    def ofa_state_dict(self) -> dict[str, Tensor]:
-        """The weights and shared statistics by the names of that package's dynamic network."""
-        from supernets.ofa.ofa_names import ofa_state_dict
-
-        return ofa_state_dict(self)
-
-    def load_foreign(self, state_dict: dict[str, Tensor]) -> None:
-        self.load_ofa_state_dict(state_dict)
-
-    def definition(self) -> dict[str, Any]:
-        return asdict(self.spec)
-
-
-def _default_preprocessing(spec: MobileNetV3Definition) -> Preprocessing:
-    size, channels = spec.image_size, spec.in_channels
-    if channels == 3:
-        return Preprocessing.imagenet(size)
-    return Preprocessing(size, size, channels, (0.5,) * channels, (0.5,) * channels)
 
 
 def _plain_block(

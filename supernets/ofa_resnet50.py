@@ -5,9 +5,9 @@ one is `ResNet50Definition()`; any smaller member of the family is another defin
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,10 +16,12 @@ from supernets.elastic import Residual, expanded, make_divisible, plain_conv, pl
 from supernets.norms.statistics import Normalisation
 from supernets.ofa.ofa_resnet_blocks import Bottleneck, PlainBottleneck
 from supernets.ofa.ofa_resnet_space import ResNetSpace
+from supernets.ofa.ofa_supernet import OFADefinition, OFASupernet
 from supernets.operators import LayerSelect, SubnetNorm, WeightSlice
+from supernets.options import check_positive
 from supernets.registry import register_supernet
 from supernets.space import Subnet
-from supernets.supernet import Preprocessing, Supernet
+from supernets.supernet import Preprocessing
 
 FAMILY = "ofa_resnet50"
 
@@ -35,12 +37,9 @@ class ResNetWidths:
 
 
 @dataclass(frozen=True, slots=True)
-class ResNet50Definition:
+class ResNet50Definition(OFADefinition):
     """One member of the family. The defaults are the published network on ImageNet."""
 
-    num_classes: int = 1000
-    in_channels: int = 3
-    image_size: int = 224
     stem_width: int = 64
     stage_widths: tuple[int, ...] = (256, 512, 1024, 2048)
     strides: tuple[int, ...] = (1, 2, 2, 2)
@@ -51,22 +50,14 @@ class ResNet50Definition:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        check_positive(self, "base_depths", "depths")
         if not len(self.stage_widths) == len(self.strides) == len(self.base_depths):
             raise ValueError("widths, strides and base depths need one value per stage")
         if min(self.base_depths) < 1 or min(self.depths) < 0:
             raise ValueError("a stage needs at least one block")
         for name, values in (("expands", self.expands), ("width_mults", self.width_mults)):
-            if not values or min(values) <= 0 or list(values) != sorted(values):
-                raise ValueError(f"{name} must be positive and ascend: {values}")
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        """Raises ``TypeError`` for a field that does not exist, ``ValueError`` for a bad value."""
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in document.items()
-        }
-        return cls(**fields)
+            if not values or list(values) != sorted(values):
+                raise ValueError(f"{name} must ascend, at least one of them: {values}")
 
     def space(self) -> ResNetSpace:
         return ResNetSpace(
@@ -95,10 +86,11 @@ class ResNet50Definition:
         return ResNetWidths(self.stem_middle(middle), residual, self.stem(stem), tuple(stages))
 
 
-class OFAResNet50(Supernet):
+class OFAResNet50(OFASupernet):
     """The trainable form of one member of the family."""
 
     space: ResNetSpace
+    spec: ResNet50Definition
 
     def __init__(
         self,
@@ -108,13 +100,7 @@ class OFAResNet50(Supernet):
         preprocessing: Preprocessing | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(
-            name,
-            spec.space(),
-            preprocessing or _default_preprocessing(spec),
-            labels or [str(i) for i in range(spec.num_classes)],
-        )
-        self.spec = spec
+        super().__init__(spec, name=name, preprocessing=preprocessing, labels=labels)
         layer_ids = count()
 
         def new_norm(channels: int) -> SubnetNorm:
@@ -203,31 +189,6 @@ class OFAResNet50(Supernet):
         head = nn.Linear(width, self.spec.num_classes, dtype=weight.dtype)
         head.load_state_dict({"weight": weight[:, :width], "bias": self.classifier.bias})
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
-
-    def load_ofa_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Load a checkpoint of the `ofa` package; see `ofa_names` for what is checked."""
-        from supernets.ofa.ofa_names import load_ofa_state_dict
-
-        load_ofa_state_dict(self, state_dict)
-
-    def ofa_state_dict(self) -> dict[str, Tensor]:
-        """The weights and shared statistics by the names of that package's dynamic network."""
-        from supernets.ofa.ofa_names import ofa_state_dict
-
-        return ofa_state_dict(self)
-
-    def load_foreign(self, state_dict: dict[str, Tensor]) -> None:
-        self.load_ofa_state_dict(state_dict)
-
-    def definition(self) -> dict[str, Any]:
-        return asdict(self.spec)
-
-
-def _default_preprocessing(spec: ResNet50Definition) -> Preprocessing:
-    size, channels = spec.image_size, spec.in_channels
-    if channels == 3:
-        return Preprocessing.imagenet(size)
-    return Preprocessing(size, size, channels, (0.5,) * channels, (0.5,) * channels)
 
 
 @register_supernet()

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
+from supernets.options import checked
 from supernets.supernet import Supernet
 
 ENTRY_POINT_GROUP = "superserve.supernets"
@@ -76,8 +77,9 @@ def create_supernet(
     ``checkpoint`` is a file of `supernets.checkpoint.save` (the architecture then comes from the
     file) or a foreign ``.pt``/``.pth`` file that the family reads. Without it the weights are those
     that the supernet ships, and random where it ships none or ``pretrained`` is false. Raises
-    ``KeyError`` for an unknown name, listing those that exist, and `CheckpointError` for a wrong
-    file, or one that does not fit the ``options``. The net is in evaluation mode.
+    ``KeyError`` for an unknown name, listing those that exist, `CheckpointError` for a wrong file,
+    or one that does not fit the ``options``, ``TypeError`` for an option that there is not, and
+    ``ValueError`` for a bad value of one. The net is in evaluation mode.
     """
     from supernets.checkpoint import load_into, read_definition
 
@@ -87,7 +89,8 @@ def create_supernet(
     if checkpoint is None and pretrained:
         checkpoint = registration.weights
     path = None if checkpoint is None else Path(checkpoint)
-    net = registration.builder(**{**(read_definition(path, name) if path else {}), **options})
+    given = {**(read_definition(path, name) if path else {}), **options}
+    net = registration.builder(**checked(registration.builder, given))
     if net.name != name:
         raise ValueError(f"the supernet registered as {name!r} calls itself {net.name!r}")
     if path is not None:

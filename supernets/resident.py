@@ -1,11 +1,11 @@
 """A resident form for any supernet: its own forward pass over parameters that lie in one arena.
 
-Families with kernels of their own (OFA MobileNetV3) override `Supernet.resident`; this is what a
-user's supernet gets without doing anything.
+It is what nets get that are no programs of our kernels, such as transformers.
 """
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,12 +28,16 @@ class ResidentCopy(ResidentForm):
         device: torch.device,
         dtype: torch.dtype,
         norms: Storage = "auto",
+        *,
+        reason: str = "",
+        arena_file: Path | None = None,
     ) -> None:
-        self.device, self.dtype = device, dtype
+        """``reason`` says why there is no better form."""
+        self.device, self.dtype, self.reason = device, dtype, reason
         self._norms = norm_tables(net.norms(), net.statistics, dtype, "mean-variance", norms)
         own = [*net.named_parameters(), *net.named_buffers()]
         held: dict[str, Tensor] = {name: t for name, t in own if t.is_floating_point()}
-        self._arena = Arena({**held, **self._norms.slots}, device, dtype)
+        self._arena = Arena({**held, **self._norms.slots}, device, dtype, file=arena_file)
         self._norms.attach(self._arena)
         # What a deep copy finds here it takes instead of copying: views for weights.
         memo: dict[int, Any] = {id(net.statistics): StatisticsTable()}

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from supernets.elastic import plain_conv
 from supernets.errors import CheckpointError
 from supernets.foreign import check_state
-from supernets.norms.norm_tables import Storage
 from supernets.norms.statistics import LayerStatistics, Normalisation
 from supernets.operators import SubnetNorm, WeightSlice
+from supernets.options import check_positive, checked
 from supernets.registry import register_supernet
-from supernets.resident import ResidentCopy
 from supernets.space import Subnet
 from supernets.stitches.anchors import (
     Anchor,
@@ -31,7 +30,7 @@ from supernets.stitches.anchors import (
     resnet_definition,
 )
 from supernets.stitches.stitching import Position, Positions, StitchSpace, layer_counts
-from supernets.supernet import Preprocessing, ResidentForm, Supernet
+from supernets.supernet import Preprocessing, Supernet
 
 FAMILY = "stitched_resnet"
 
@@ -55,6 +54,7 @@ class StitchedDefinition:
     positions: Positions = "all"
 
     def __post_init__(self) -> None:
+        check_positive(self)
         if len(self.anchors) < 2 or len(set(self.anchors)) != len(self.anchors):
             raise ValueError(f"stitching needs two different anchors or more: {self.anchors}")
         if self.positions not in {"all", "snnet"}:
@@ -104,7 +104,7 @@ class StitchedResNet(Supernet):
         super().__init__(
             FAMILY,
             StitchSpace(FAMILY, spec.anchors, depths, spec.positions),
-            preprocessing or _default_preprocessing(spec),
+            preprocessing or Preprocessing.usual(spec.image_size, spec.in_channels),
             labels or [str(i) for i in range(spec.num_classes)],
         )
         self.spec = spec
@@ -174,14 +174,6 @@ class StitchedResNet(Supernet):
             layers += back.plain_blocks(stage, first, back.spec.depths[stage], statistics)
         return nn.Sequential(*layers, *back.plain_head()).eval()
 
-    def resident(
-        self,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        norms: Storage = "auto",
-    ) -> ResidentForm:
-        return ResidentStitched(self, torch.device(device), dtype, norms)
-
     def load_anchor(self, index: int, state_dict: dict[str, Tensor]) -> None:
         """Take an anchor's weights from a timm or torchvision state dict.
 
@@ -207,25 +199,6 @@ class StitchedResNet(Supernet):
 
     def definition(self) -> dict[str, Any]:
         return {**asdict(self.spec), "anchors": list(self.spec.anchors)}
-
-
-class ResidentStitched(ResidentCopy):
-    """`ResidentCopy` whose filters lie channels last, as images do: no call has to reorder them."""
-
-    def __init__(
-        self,
-        net: StitchedResNet,
-        device: torch.device,
-        dtype: torch.dtype,
-        norms: Storage = "auto",
-    ) -> None:
-        super().__init__(net, device, dtype, norms)
-        original = dict(net.named_parameters())
-        for name, parameter in self._net.named_parameters():
-            if parameter.dim() == 4:
-                out_channels, in_channels, height, width = parameter.shape
-                slot = self._arena[name].view(out_channels, height, width, in_channels)
-                parameter.data = slot.permute(0, 3, 1, 2).copy_(original[name].detach())
 
 
 def anchor_shapes(anchor: Anchor) -> dict[str, tuple[int, ...]]:
@@ -278,13 +251,6 @@ def _norms(anchor: Anchor) -> list[tuple[str, SubnetNorm]]:
     return [(library_name(n), m) for n, m in anchor.named_modules() if isinstance(m, SubnetNorm)]
 
 
-def _default_preprocessing(spec: StitchedDefinition) -> Preprocessing:
-    size, channels = spec.image_size, spec.in_channels
-    if channels == 3:
-        return Preprocessing.imagenet(size)
-    return Preprocessing(size, size, channels, (0.5,) * channels, (0.5,) * channels)
-
-
 @register_supernet()
 def stitched_resnet(
     *,
@@ -294,4 +260,5 @@ def stitched_resnet(
     **definition: Any,
 ) -> StitchedResNet:
     """ResNets stitched fast to slow; ``definition`` sets further `StitchedDefinition` fields."""
-    return StitchedResNet(StitchedDefinition(tuple(anchors), library, num_classes, **definition))
+    fields = {"anchors": tuple(anchors), "library": library, "num_classes": num_classes}
+    return StitchedResNet(StitchedDefinition(**checked(StitchedDefinition, fields | definition)))

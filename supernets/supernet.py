@@ -1,15 +1,17 @@
 """What every supernet is: weights shared by all its subnets, called with the subnet as argument."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from kernels.arena import Arena
-from supernets.errors import CheckpointError
+from kernels.runners import Kernels
+from supernets.errors import CheckpointError, NoKernels
 from supernets.norms.norm_tables import ResidentMemory, Storage
 from supernets.norms.statistics import Normalisation, Recorded, StatisticsTable, batch_statistics
 from supernets.operators import SubnetNorm
@@ -36,6 +38,13 @@ class Preprocessing:
     def imagenet(cls, size: int) -> Self:
         """The evaluation preprocessing of ImageNet models, crop share 0.875."""
         return cls(size, size, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop=0.875)
+
+    @classmethod
+    def usual(cls, size: int, channels: int) -> Self:
+        """That of `imagenet` for colour images; others are scaled to -1..1 and not cropped."""
+        if channels == 3:
+            return cls.imagenet(size)
+        return cls(size, size, channels, (0.5,) * channels, (0.5,) * channels)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,7 +82,10 @@ class Supernet(nn.Module, ABC):
 
     @abstractmethod
     def extract(self, subnet: Subnet) -> nn.Module:
-        """The subnet as a plain module in evaluation mode that shares no storage with this one."""
+        """The subnet as a plain module in evaluation mode that shares no storage with this one.
+
+        A family whose subnets have no such form raises ``NotImplementedError``.
+        """
 
     @abstractmethod
     def definition(self) -> dict[str, Any]:
@@ -98,15 +110,38 @@ class Supernet(nn.Module, ABC):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         norms: Storage = "auto",
+        *,
+        kernels: Kernels = "auto",
+        subnets: Iterable[Subnet] | None = None,
+        arena_file: str | Path | None = None,
     ) -> "ResidentForm":
-        """The form that serves: every tensor a view of one arena. See `supernets.resident`.
+        """The form that serves: every tensor a view of one arena.
 
-        ``norms`` is how the subnets' statistics lie there: "exact", "compact" in about a quarter of
-        the bytes (see `shared_statistics`), or "auto": compact where there are very many.
+        A convolutional net runs as programs of our kernels (`ResidentPrograms`); one that computes
+        anything else, by its own forward pass (`ResidentCopy`), and ``reason`` says why.
+        ``kernels`` are the fastest there are, or those asked for; `NoKernels` where those cannot
+        run.
+
+        ``norms`` is how the subnets' statistics lie in the arena: "exact", "compact" in about a
+        quarter of the bytes (see `shared_statistics`), or "auto": compact where there are very
+        many. ``subnets`` are those in use, all by default: what they read comes first there. With
+        ``arena_file`` the processes of one host that give the same file and net share its pages
+        (see `Arena`); on CPUs only.
         """
+        from supernets.recording import NotLowered
         from supernets.resident import ResidentCopy
+        from supernets.resident_programs import ResidentPrograms
 
-        return ResidentCopy(self, torch.device(device), dtype, norms)
+        place = torch.device(device)
+        file = None if arena_file is None else Path(arena_file)
+        try:
+            return ResidentPrograms(
+                self, place, dtype, norms, kernels=kernels, subnets=subnets, arena_file=file
+            )
+        except NotLowered as error:
+            if kernels == "triton":
+                raise NoKernels(f"{self.name} cannot run on the Triton kernels: {error}") from error
+            return ResidentCopy(self, place, dtype, norms, reason=str(error), arena_file=file)
 
     def norms(self) -> dict[int, SubnetNorm]:
         """Layer id -> SubnetNorm; empty for families without batch normalisation."""
@@ -118,6 +153,8 @@ class ResidentForm(ABC):
 
     device: torch.device
     dtype: torch.dtype
+    kernels = "torch"  # what runs it
+    reason = ""  # why it does not run as programs, if it does not
 
     @abstractmethod
     def __call__(self, x: Tensor, subnet: Subnet) -> Tensor:

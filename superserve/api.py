@@ -5,6 +5,8 @@ Milliseconds and percent appear here because this is an edge.
 
 from dataclasses import dataclass
 
+from superserve.messages import ModelMemory
+
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
@@ -67,6 +69,8 @@ class ModelDescription:
     weights_hash: str
     resident_bytes: int
     subnets: tuple[SubnetDescription, ...]  # ascending in accuracy
+    memory: ModelMemory | None = None  # of `resident_bytes`; None where the server does not know
+    kernels: str = ""  # what runs the subnets on the device
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ class Config:
     drain_s: float = 10.0  # after SIGTERM
     worker_start_s: float = 120.0
     worker_hang_s: float = 10.0  # a dispatch that is this late means the worker hangs
+    kernels: Literal["auto", "triton", "torch"] = "auto"  # what runs the subnets on a device
+    # extracted: each subnet a model of its own, loaded from a file when it is asked for
+    worker: Literal["resident", "extracted"] = "resident"
+    resident_models: int = 1  # how many of those fit in a worker's memory; 0 means 1 as well
     allow_uncalibrated: bool = False
     log_level: str = "info"
 
@@ -67,6 +71,16 @@ class Config:
             raise ConfigError(f"port must be 0 to 65535, not {self.port}")
         if self.late not in {"drop", "serve"}:
             raise ConfigError(f"late must be drop or serve, not {self.late!r}")
+        if self.kernels not in {"auto", "triton", "torch"}:
+            raise ConfigError(f"kernels must be auto, triton or torch, not {self.kernels!r}")
+        if self.worker not in {"resident", "extracted"}:
+            raise ConfigError(f"worker must be resident or extracted, not {self.worker!r}")
+        if self.resident_models < 0:
+            raise ConfigError(f"resident_models must not be negative: {self.resident_models}")
+        if self.worker == "extracted" and self.kernels == "triton":
+            raise ConfigError("extracted subnets run on PyTorch's kernels: use --kernels auto")
+        if self.worker == "extracted" and any(d.startswith("emulated") for d in self.devices):
+            raise ConfigError("emulated workers load no models: use --worker resident")
         if self.slo_ms > self.max_slo_ms:
             raise ConfigError(f"slo_ms {self.slo_ms} is above max_slo_ms {self.max_slo_ms}")
         if self.max_upload_bytes < self.max_body_bytes:

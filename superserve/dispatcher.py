@@ -239,6 +239,8 @@ class Dispatcher:
         now = self.clock()
         match event:
             case Done(worker, result):
+                if result.loading:
+                    self.metrics.loaded(result.loading)
                 done = (worker, result.dispatch_id, now)
                 self._act("worker_free", done, self._scheduler.worker_free(*done), result)
             case Failed(worker, dispatch_id, message):

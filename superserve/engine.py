@@ -1,25 +1,43 @@
 """One device with its resident supernets: pixels and a subnet in, the top-k out. Imports torch."""
 
+import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from supernets.accuracy_card import AccuracyCard, card_path
-from supernets.errors import CheckpointError
+from supernets.errors import CheckpointError, NoKernels
 from supernets.fingerprint import file_hash, weights_hash
+from supernets.norms.norm_tables import ResidentMemory
 from supernets.registry import create_supernet, default_checkpoint
 from supernets.space import Subnet
-from supernets.supernet import Supernet
+from supernets.supernet import ResidentForm, Supernet
 from superserve.engine_types import EngineResult, EngineSpec
 from superserve.errors import ConfigError
-from superserve.messages import ModelInfo, Preprocessing
+from superserve.messages import ModelInfo, ModelMemory, Preprocessing
 from superserve.plugins import import_plugins
 
+log = logging.getLogger(__name__)
+
 WARM_UP_BATCHES = (1, 16)
+
+
+class Net(Protocol):
+    """What runs the subnets; ``kernels`` says by what means."""
+
+    @property
+    def kernels(self) -> str: ...
+
+    def __call__(self, x: Tensor, subnet: Subnet) -> Tensor:
+        """Logits [N, classes] of ``x`` [N, C, H, W] on the engine's device."""
+        ...
 
 
 class Engine:
@@ -46,7 +64,7 @@ class Engine:
                 "measure this one with supernets.evaluate(checkpoint, ...)"
             )
         self._subnets = _subnets(net, card, allow_uncalibrated=spec.allow_uncalibrated)
-        self._net = net.resident(self._device)
+        self._net, memory = self._made(net, spec, checkpoint)
         self._name = spec.supernet
         step = net.preprocessing
         shape = (1, 1, 1, step.channels)
@@ -63,11 +81,19 @@ class Engine:
                 preprocessing=Preprocessing(**asdict(step)),
                 subnets={key: str(subnet) for key, subnet in self._subnets.items()},
                 weights_hash=digest,
-                resident_bytes=self._net.arena.nbytes,
+                resident_bytes=memory.weights_bytes + memory.derived_bytes + memory.norms_bytes,
                 accuracies={key: accuracies[key] for key in self._subnets},
                 accuracy_source=f"{card.dataset} ({card.samples} images)",
+                memory=memory,
+                kernels=self._net.kernels,
             ),
         )
+
+    def _made(self, net: Supernet, spec: EngineSpec, checkpoint: Path) -> tuple[Net, ModelMemory]:
+        """What serves, and what its memory is for; other engines hold something else here."""
+        del checkpoint  # its weights are in the net
+        form = _resident(net, self._device, spec, self._subnets.values())
+        return form, _memory(form.memory())
 
     def warm_up(self) -> None:
         """Build every subnet's plan and let the libraries allocate, before anyone waits."""
@@ -92,6 +118,28 @@ class Engine:
             result_scores = scores.cpu().numpy()
             result_indices = indices.to(torch.int32).cpu().numpy()
         return EngineResult(result_indices, result_scores, time.perf_counter() - start)
+
+
+def _resident(
+    net: Supernet, device: torch.device, spec: EngineSpec, subnets: Iterable[Subnet]
+) -> ResidentForm:
+    held = [*subnets]
+    try:
+        try:
+            file = spec.arena_file or None
+            form = net.resident(device, kernels=spec.kernels, subnets=held, arena_file=file)
+        except OSError as error:
+            log.warning("this worker holds its weights for itself: %s", error)
+            form = net.resident(device, kernels=spec.kernels, subnets=held)
+    except NoKernels as error:
+        raise ConfigError(str(error)) from error
+    if form.reason:
+        log.info("%s runs on PyTorch's own kernels: %s", net.name, form.reason)
+    return form
+
+
+def _memory(held: ResidentMemory) -> ModelMemory:
+    return ModelMemory(held.weights, held.derived, held.norms.bytes, held.norms.subnets)
 
 
 def _device(name: str) -> torch.device:

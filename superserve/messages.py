@@ -102,6 +102,16 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What the resident bytes of a model are for, on one worker. They add up to all of them."""
+
+    weights_bytes: int
+    derived_bytes: int  # weights made of others beforehand
+    norms_bytes: int  # of all subnets together
+    calibrated_subnets: int  # those with norms of their own
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What the front end must know of a supernet; it comes with the worker's ready message."""
 
@@ -113,6 +123,8 @@ class ModelInfo:
     resident_bytes: int
     accuracies: dict[str, float] = field(default_factory=dict)  # id -> percent, from the card
     accuracy_source: str = ""  # the card's data set
+    memory: ModelMemory | None = None  # None of an engine that does not tell
+    kernels: str = ""  # what runs its subnets; empty of an engine that does not tell
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
@@ -122,7 +134,9 @@ class ModelInfo:
         for name in ("mean", "std"):
             steps[name] = tuple(steps[name])
         labels = tuple(fields.pop("labels"))
-        return cls(**fields, labels=labels, preprocessing=Preprocessing(**steps))
+        held = fields.pop("memory", None)
+        memory = None if held is None else ModelMemory(**held)
+        return cls(**fields, labels=labels, preprocessing=Preprocessing(**steps), memory=memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +156,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What a worker answers: per query its top-k, and how long the network ran (seconds)."""
+    """What a worker answers: per query its top-k, and how long the network ran (seconds).
+
+    ``loading`` is how long the batch waited, at the worker, for its subnet to be loaded.
+    """
 
     dispatch_id: int
     predictions: tuple[tuple[Prediction, ...], ...]
     inference: float
+    loading: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

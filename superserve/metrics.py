@@ -22,7 +22,8 @@ class Metrics:
     """
 
     __slots__ = ("_accuracy_sum", "_arrived", "_batch_sizes", "_dropped", "_failed", "_late",
-                 "_latencies", "_latency_sum", "_met", "_subnets")  # fmt: skip
+                 "_latencies", "_latency_sum", "_loading_sum", "_loads", "_met",
+                 "_subnets")  # fmt: skip
 
     def __init__(self) -> None:
         self._arrived = 0
@@ -35,10 +36,17 @@ class Metrics:
         self._accuracy_sum = 0.0
         self._latencies = [0] * (len(LATENCY_EDGES) + 1)
         self._latency_sum = 0.0
+        self._loads = 0
+        self._loading_sum = 0.0
 
     def arrive(self) -> None:
         """One more query was handed to the scheduler."""
         self._arrived += 1
+
+    def loaded(self, seconds: float) -> None:
+        """A worker had to load a subnet, and its batch waited for that."""
+        self._loads += 1
+        self._loading_sum += seconds
 
     def observe(self, commands: Iterable[Command]) -> None:
         """Count what the scheduler decided; commands that answer nothing are passed over."""
@@ -57,6 +65,8 @@ class Metrics:
         ``accuracy_sum`` is over queries that met their deadline: divided by ``met`` it is the mean
         serving accuracy. ``latency`` holds, for answered queries, the counts per bucket (not
         cumulative) with their upper edges in seconds, None for the last one, which has no edge.
+        ``loading`` counts the batches that waited for their subnet to be loaded, and sums for how
+        long (seconds).
         """
         return {
             "arrived": self._arrived,
@@ -72,6 +82,7 @@ class Metrics:
                 "counts": list(self._latencies),
                 "sum": self._latency_sum,
             },
+            "loading": {"count": self._loads, "sum": self._loading_sum},
         }
 
     def _complete(self, command: Complete) -> None:

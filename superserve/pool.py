@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from superserve.engine_types import EngineResult
@@ -117,7 +119,26 @@ def batch_result(dispatch_id: int, result: EngineResult) -> BatchResult:
     """An engine's arrays as plain data."""
     rows = zip(result.indices.tolist(), result.scores.tolist(), strict=True)
     predictions = tuple(tuple(map(Prediction, indices, scores)) for indices, scores in rows)
-    return BatchResult(dispatch_id, predictions, result.seconds)
+    return BatchResult(dispatch_id, predictions, result.seconds, result.loading)
+
+
+def on_cpu(spec: WorkerSpec) -> bool:
+    """Whether the worker's device is a CPU."""
+    return spec.spec.device.startswith("cpu")
+
+
+def loads_models(spec: WorkerSpec) -> bool:
+    """Whether the worker loads extracted subnets from files."""
+    return spec.spec.worker == "extracted"
+
+
+def sharing(spec: WorkerSpec, folder: Path) -> WorkerSpec:
+    """A worker that shares its weights' memory with the others, if it can, or its models' files."""
+    if loads_models(spec):
+        return replace(spec, spec=replace(spec.spec, model_folder=str(folder / "models")))
+    if not on_cpu(spec):
+        return spec
+    return replace(spec, spec=replace(spec.spec, arena_file=str(folder / "arena")))
 
 
 class ProcessPool:
@@ -135,6 +156,7 @@ class ProcessPool:
         if len({spec.name for spec in specs}) < len(specs) or not specs:
             raise ValueError("a pool needs workers, each with its own name")
         self._specs = tuple(specs)
+        self._folder: TemporaryDirectory[str] | None = None
         self._slot_count = slots
         self._start_timeout = start_timeout
         self._outbox = Outbox()
@@ -150,6 +172,9 @@ class ProcessPool:
 
     async def start(self) -> tuple[WorkerInfo, ...]:
         loop = asyncio.get_running_loop()
+        if any(map(loads_models, self._specs)) or sum(map(on_cpu, self._specs)) > 1:
+            self._folder = TemporaryDirectory(prefix="superserve-")
+            self._specs = tuple(sharing(spec, Path(self._folder.name)) for spec in self._specs)
         self._slots_fd = anonymous_file()
         firsts: list[asyncio.Future[WorkerInfo]] = [loop.create_future() for _ in self._specs]
         self._tasks = [
@@ -189,6 +214,8 @@ class ProcessPool:
         if self._slots_fd >= 0:
             os.close(self._slots_fd)
             self._slots_fd = -1
+        if self._folder is not None:
+            self._folder.cleanup()
 
     async def _supervise(self, spec: WorkerSpec, first: asyncio.Future[WorkerInfo]) -> None:
         """Keep one worker alive until the pool stops. ``first`` becomes its first life, or why

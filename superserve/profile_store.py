@@ -77,6 +77,8 @@ class LatencyProfile:
             return f"it is of other weights ({self.model.name} {self.model.weights_hash[:8]})"
         if (self.device_type, self.device_name) != (device_type, name):
             return f"it was measured on another device ({self.device_name}, here: {name})"
+        if self.model.kernels != model.kernels:
+            return f"it was measured with other kernels ({self.model.kernels}; now {model.kernels})"
         if self.threads != threads:
             return f"it was measured with {self.threads} threads per worker, not {threads}"
         changed = {k: v for k, v in versions().items() if self.versions.get(k) != v}
@@ -142,10 +144,14 @@ def cache_folder() -> Path:
 
 
 def profile_path(model: ModelInfo, device_type: str, threads: int) -> Path:
-    """The file of this supernet on this device in the cache."""
-    device = re.sub(r"[^A-Za-z0-9]+", "-", device_name(device_type)).strip("-").lower()
-    name = f"{model.name}-{model.weights_hash[:12]}-{device}-{threads}t.json"
-    return cache_folder() / "profiles" / name
+    """The file of this supernet on this device in the cache, under these kernels."""
+    device, kernels = _slug(device_name(device_type)), _slug(model.kernels)
+    parts = (model.name, model.weights_hash[:12], device, kernels, f"{threads}t")
+    return cache_folder() / "profiles" / f"{'-'.join(filter(None, parts))}.json"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
 
 
 def now_utc() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from superserve.engine_types import EngineLike, EngineSpec
+from superserve.engine_types import EngineLike, EngineSpec, build_engine
 from superserve.errors import SuperServeError
 from superserve.profile_store import (
     DEFAULT_BATCH_SIZES,
@@ -63,7 +63,8 @@ def measure(
     """Time every (subnet, batch size) of the engine's first model for about ``seconds`` in all.
 
     The cells are visited in turn, round after round, so that a disturbance of the machine spreads
-    over all of them instead of spoiling one. At least `MIN_ROUNDS` rounds are made.
+    over all of them instead of spoiling one. At least `MIN_ROUNDS` rounds are made. A run that had
+    to load its subnet is made again: policies plan with what the subnet takes once it is there.
     """
     model = engine.models[0]
     step = model.preprocessing
@@ -77,9 +78,13 @@ def measure(
     rounds = 0
     while rounds < MIN_ROUNDS or time.perf_counter() - start < seconds:
         for subnet, batch in cells:
-            before = time.perf_counter()
-            engine.run(model.name, subnet, pixels[:batch], 5)
-            times[subnet, batch].append(time.perf_counter() - before)
+            while True:
+                before = time.perf_counter()
+                result = engine.run(model.name, subnet, pixels[:batch], 5)
+                took = time.perf_counter() - before
+                if not result.loading:
+                    break
+            times[subnet, batch].append(took)
         rounds += 1
         if progress is not None:
             progress(min(time.perf_counter() - start, seconds), seconds)
@@ -98,9 +103,7 @@ def profile(
     request: ProfileRequest, progress: Progress | None = None
 ) -> tuple[Path, LatencyProfile]:
     """Measure and write a latency profile; returns its file. Raises `ConfigError`."""
-    from superserve.engine import Engine
-
-    engine = Engine(request.engine)
+    engine = build_engine(request.engine)
     threads = request.engine.threads
     model = engine.models[0]
     path = (

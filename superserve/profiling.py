@@ -32,6 +32,9 @@ def engine_spec(config: Config, device: str) -> EngineSpec:
         device=device,
         threads=config.threads,
         allow_uncalibrated=config.allow_uncalibrated,
+        kernels=config.kernels,
+        worker=config.worker,
+        resident_models=config.resident_models,
     )
 
 

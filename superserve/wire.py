@@ -17,7 +17,7 @@ from superserve.messages import ModelInfo, WorkerInfo
 _HEADER = struct.Struct("<IB")  # bytes of payload, kind
 _ATTACH = struct.Struct("<IQ")  # slots, bytes of each
 _RUN = struct.Struct("<QHHHH")  # dispatch, top_k, queries, bytes of model, bytes of subnet
-_RESULT = struct.Struct("<QdHH")  # dispatch, seconds, N, k
+_RESULT = struct.Struct("<QddHH")  # dispatch, seconds, seconds of loading, N, k
 _FAILED = struct.Struct("<Q")  # dispatch
 
 # No frame of ours comes near; a longer one means that the stream is out of step.
@@ -93,7 +93,7 @@ def encode(message: Message) -> bytes:
             kind, payload = 4, reason.encode()
         case Result(dispatch_id, result):
             n, k = result.indices.shape
-            head = _RESULT.pack(dispatch_id, result.seconds, n, k)
+            head = _RESULT.pack(dispatch_id, result.seconds, result.loading, n, k)
             indices = np.ascontiguousarray(result.indices, dtype="<i4").tobytes()
             scores = np.ascontiguousarray(result.scores, dtype="<f4").tobytes()
             kind, payload = 5, head + indices + scores
@@ -171,12 +171,12 @@ def _decode_run(payload: bytes) -> Run:
 
 
 def _decode_result(payload: bytes) -> Result:
-    dispatch_id, seconds, n, k = _RESULT.unpack_from(payload)
+    dispatch_id, seconds, loading, n, k = _RESULT.unpack_from(payload)
     if len(payload) != _RESULT.size + 8 * n * k:
         raise WireError(f"a result of {n}x{k} does not have {len(payload)} bytes")
     indices = np.frombuffer(payload, "<i4", n * k, _RESULT.size).reshape(n, k)
     scores = np.frombuffer(payload, "<f4", n * k, _RESULT.size + 4 * n * k).reshape(n, k)
-    return Result(dispatch_id, EngineResult(indices, scores, seconds))
+    return Result(dispatch_id, EngineResult(indices, scores, seconds, loading))
 
 
 def _worker_info(document: dict[str, Any]) -> WorkerInfo:

@@ -5,7 +5,6 @@ inherited descriptors. It reads `wire` frames from the socket and images from th
 """
 
 import contextlib
-import importlib
 import json
 import logging
 import os
@@ -14,13 +13,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from superserve.engine_types import EngineLike, EngineResult, EngineSpec
+from superserve.engine_types import EngineLike, EngineResult, EngineSpec, build_engine
 from superserve.errors import ConfigError
 from superserve.messages import WorkerInfo
 from superserve.slots import Shape, SlotMemory
@@ -34,12 +32,12 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """What a worker is made from. ``engine`` names a callable as ``module:attribute``, which
-    takes the `EngineSpec` and returns an `EngineLike`.
+    takes the `EngineSpec` and returns an `EngineLike`; empty, it is that of the spec's kind.
     """
 
     name: str
     spec: EngineSpec
-    engine: str = "superserve.engine:Engine"
+    engine: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -52,12 +50,8 @@ class WorkerSpec:
 
 
 def start_engine(worker: WorkerSpec) -> tuple[EngineLike, WorkerInfo]:
-    """Build and warm up the engine. Raises whatever the engine raises, and ``ImportError`` or
-    ``AttributeError`` if there is none of this name.
-    """
-    module, _, attribute = worker.engine.partition(":")
-    make: Callable[[EngineSpec], EngineLike] = getattr(importlib.import_module(module), attribute)
-    engine = make(worker.spec)
+    """Build and warm up the engine. Raises what `build_engine` and the warm-up raise."""
+    engine = build_engine(worker.spec, worker.engine)
     engine.warm_up()
     info = WorkerInfo(
         worker.name, worker.spec.device, engine.device_type, os.getpid(), engine.models

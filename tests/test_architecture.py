@@ -40,12 +40,22 @@ PURE = {  # no clock, no I/O, no torch
     "loadtest/report.py",
     "loadtest/simulate.py",
     "loadtest/simulation_[now]*.py",
+    "loadtest/locusts/closed_users.py",
+    "loadtest/locusts/coordinator.py",
+    "loadtest/locusts/messages.py",
+    "loadtest/locusts/outcome.py",
+    "loadtest/locusts/tally.py",
 }
 IMPURE = {"asyncio", "socket", "threading", "multiprocessing", "subprocess", "time", "os", "random",
           "torch", "triton"}  # fmt: skip
 COMMANDS = ("app", "experiments", "importing", "making", "searching", "serving", "training")
 # Files of superserve that run in a worker, the profiler or a command, never in the front end.
-NEEDS_SUPERNETS = {"superserve/engine.py", *(f"superserve/cli/{name}.py" for name in COMMANDS)}
+NEEDS_SUPERNETS = {
+    "superserve/engine.py",
+    "superserve/extracted.py",
+    "superserve/model_files.py",
+    *(f"superserve/cli/{name}.py" for name in COMMANDS),
+}
 # The command line is the edge where everything meets; it imports the load tests when asked to.
 EDGE = "superserve/cli/experiments.py"
 MAX_LINES = 320

@@ -1,32 +1,40 @@
-// Float32 NHWC ops for the CPU, compiled once for each instruction set; the machine's is chosen
+// Float32 NHWC plans for the CPU, compiled once for each instruction set; the machine's is chosen
 // when the library is loaded. Plain C symbols: no Python and no torch headers are needed.
 
+#include <chrono>
 #include <cstddef>
 #include <cstring>
-#include <initializer_list>
 #include <vector>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-enum Activation { IDENTITY = 0, RELU = 1, H_SWISH = 2 };
+enum Activation { IDENTITY = 0, RELU = 1, H_SWISH = 2, H_SIGMOID = 3 };
 
-// At least this many floats, this thread's own, until it asks again. Not in ops.inl: what the
-// standard library instantiates must not be compiled for an instruction set that may be missing.
-static float* scratch(size_t floats) {
-    static thread_local std::vector<float> memory;
-    if (memory.size() < floats) memory.resize(floats);
+// At least this many elements, this thread's own, until it asks again. Not in the .inl files: what
+// the standard library instantiates must not be compiled for an instruction set that may be
+// missing.
+template <typename T> static T* own(std::vector<T>& memory, size_t count) {
+    if (memory.size() < count) memory.resize(count);
     return memory.data();
 }
+static float* scratch(size_t floats) {
+    static thread_local std::vector<float> memory;
+    return own(memory, floats);
+}
+static const float** pointer_scratch(size_t pointers) {
+    static thread_local std::vector<const float*> memory;
+    return own(memory, pointers);
+}
+static float** value_scratch(size_t values) {
+    static thread_local std::vector<float*> memory;
+    return own(memory, values);
+}
 
-struct Ops {
-    void (*affine)(float*, const float*, const float*, const float*, long, long, long);
-    void (*depthwise)(const float*, const float*, const float*, long, const float*, long,
-                      const float*, const float*, float*, float*, long, long, long, long, long,
-                      long, long);
-    void (*squeeze_excite)(float*, const float*, const float*, long, const float*, const float*,
-                           long, const float*, long, long, long, long);
-};
+static double now() {
+    using clock = std::chrono::steady_clock;
+    return std::chrono::duration<double>(clock::now().time_since_epoch()).count();
+}
 
 namespace baseline {
 #define LANES 4
@@ -56,9 +64,11 @@ namespace avx512 {
 #pragma GCC pop_options
 #endif
 
+using Run = void (*)(const void*, float*, const float*, float*, long, double*);
+
 struct Variant {
     const char* name;
-    const Ops* ops;
+    Run run;
 };
 
 static Variant choose() {
@@ -66,11 +76,11 @@ static Variant choose() {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-        return {"avx512", &avx512::ops};
+        return {"avx512", avx512::run_any};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return {"avx2", &avx2::ops};
+        return {"avx2", avx2::run_any};
 #endif
-    return {"baseline", &baseline::ops};
+    return {"baseline", baseline::run_any};
 }
 
 static const Variant chosen = choose();
@@ -78,25 +88,9 @@ static const Variant chosen = choose();
 extern "C" {
 const char* superserve_variant() { return chosen.name; }
 
-void superserve_affine(float* y, const float* scale, const float* shift, const float* residual,
-                       long rows, long channels, long act) {
-    chosen.ops->affine(y, scale, shift, residual, rows, channels, act);
-}
-
-void superserve_depthwise(const float* x, const float* before_scale, const float* before_shift,
-                          long before_act, const float* filters, long tap_stride,
-                          const float* scale, const float* shift, float* out, float* pooled,
-                          long batch, long height, long width, long channels, long kernel,
-                          long stride, long act) {
-    chosen.ops->depthwise(x, before_scale, before_shift, before_act, filters, tap_stride, scale,
-                          shift, out, pooled, batch, height, width, channels, kernel, stride, act);
-}
-
-void superserve_squeeze_excite(float* y, const float* pooled, const float* reduce,
-                               long reduce_stride, const float* reduce_bias, const float* expand,
-                               long expand_stride, const float* expand_bias, long batch,
-                               long pixels, long channels, long squeezed) {
-    chosen.ops->squeeze_excite(y, pooled, reduce, reduce_stride, reduce_bias, expand,
-                               expand_stride, expand_bias, batch, pixels, channels, squeezed);
+// `batch` images [H, W, C] through a plan; `seconds` per step are added to, where it is not null.
+void superserve_run(const void* plan, float* workspace, const float* input, float* output,
+                    long batch, double* seconds) {
+    chosen.run(plan, workspace, input, output, batch, seconds);
 }
 }

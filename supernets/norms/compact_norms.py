@@ -1,7 +1,7 @@
 """SubnetNorm tables for very many subnets: all lie coded in the arena, those in use as rows too."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -63,10 +63,18 @@ class CompactTables(NormTables):
         self._known = dict(zip(statistics, enumerate(sizes), strict=True))  # number, channels
         self._used: OrderedDict[Subnet, _Decoded] = OrderedDict()  # the last used one comes last
         self._changed = Condition()
-        self.reserve(_CODED, (self._coded.nbytes(),), torch.uint8)
+        self.offer(_CODED, self._coded.packed())
         if form == "scale-shift":
-            self.reserve(_AFFINE, tuple(self._coded.centres.shape), torch.float32)
-        self.reserve(_DECODED, (2, self._room), self.row_dtype)
+            self.offer(_AFFINE, self._shared_affine())
+        self.offer(_DECODED, torch.zeros(2, self._room, dtype=self.row_dtype))
+
+    def names(self, subnets: Iterable[Subnet]) -> list[str]:
+        wanted = list(subnets)
+        return [
+            name
+            for name in self.slots
+            if any((s in self._known) == (name in {_CODED, _AFFINE, _DECODED}) for s in wanted)
+        ]
 
     @contextmanager
     def held(self, subnet: Subnet) -> Iterator[SubnetNormTable]:
@@ -95,14 +103,17 @@ class CompactTables(NormTables):
             self._coded.error,
         )
 
-    def _fill(self) -> None:
+    def _find(self) -> None:
         self._coded = self._coded.moved(self.view(_CODED, (self._coded.nbytes(),), torch.uint8))
-        if self.form == "scale-shift":
-            gamma, beta = self._affine()
-            for layer, span in self._coded.spans().items():
-                norm, channels = self._norms[layer], span.stop - span.start
-                gamma[span] = norm.weight[:channels].detach()
-                beta[span] = norm.bias[:channels].detach()
+
+    def _shared_affine(self) -> Tensor:
+        """γ and β, float32 [2, channels of all layers]."""
+        both = torch.zeros_like(self._coded.centres)
+        for layer, span in self._coded.spans().items():
+            norm, channels = self._norms[layer], span.stop - span.start
+            both[0, span] = norm.weight[:channels].detach()
+            both[1, span] = norm.bias[:channels].detach()
+        return both
 
     def _decoded(self, subnet: Subnet) -> _Decoded:
         """The subnet's row, if need be decoded in the place of those that were used longest ago."""
@@ -136,7 +147,8 @@ class CompactTables(NormTables):
         row = self.view(_DECODED, (2, self._room), self.row_dtype)[:, start:end]
         self._settle()  # what runs on a GPU may still read what was here
         if self.form == "scale-shift":
-            gamma, beta = self._affine()[:, coded.channel]
+            affine = self.view(_AFFINE, tuple(self._coded.centres.shape), torch.float32)
+            gamma, beta = affine[:, coded.channel]
             row[0] = scale = gamma * torch.exp(-coded.log_sigma)
             row[1] = beta - coded.mean * scale
         else:
@@ -147,10 +159,6 @@ class CompactTables(NormTables):
         self._settle()  # and another stream may read it next
         starts = dict(zip(coded.channels, accumulate(widths, initial=0), strict=False))
         return _Decoded(self.checked(SubnetNormTable(row, starts)), (start, end))
-
-    def _affine(self) -> Tensor:
-        """γ and β, [2, channels of all layers]."""
-        return self.view(_AFFINE, tuple(self._coded.centres.shape), torch.float32)
 
     def _settle(self) -> None:
         if self.arena.device.type == "cuda":

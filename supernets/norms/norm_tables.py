@@ -14,6 +14,7 @@ from math import prod
 from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.arena import Arena
@@ -84,7 +85,7 @@ class ResidentMemory:
 class NormTables(ABC):
     """Made of the trainable net's norms and statistics, and independent of them once attached.
 
-    `slots` are what the arena must have room for; `attach` then fills them.
+    `slots` are tensors that the arena must hold; `attach` finds them there.
     """
 
     def __init__(
@@ -101,15 +102,19 @@ class NormTables(ABC):
         self._arena_dtype = dtype
         self._norms = norms
         self._shared: SubnetNormTable | None = None
-        self._pending = statistics.shared
+        self._starts: dict[str, dict[int, int]] = {}  # of the rows in `slots`, by name
         channels = sum(total_channels(statistics[subnet]) for subnet in statistics)
         self._naive = 2 * torch.float32.itemsize * channels
         if statistics.shared is not None:
-            self.reserve(_SHARED, (2, total_channels(statistics.shared)), self.row_dtype)
+            self.offer_row(_SHARED, statistics.shared)
 
     @abstractmethod
     def held(self, subnet: Subnet) -> AbstractContextManager[SubnetNormTable]:
         """The subnet's row, which stays its own until the context ends; `MissingStatistics`."""
+
+    @abstractmethod
+    def names(self, subnets: Iterable[Subnet]) -> list[str]:
+        """Those of `slots` that calls with these subnets read."""
 
     @abstractmethod
     def memory(self) -> NormMemory:
@@ -121,32 +126,33 @@ class NormTables(ABC):
             return table
 
     def attach(self, arena: Arena, forget: Callable[[Subnet], None] = lambda _: None) -> None:
-        """Fill the slots, and let go of the trainable net.
+        """Read what `slots` are from ``arena`` on, and let go of them and of the trainable net.
 
         ``forget`` is called with a subnet whose row goes to another one: views of it are void.
         """
         self.arena, self._forget = arena, forget
-        if self._pending is not None:
-            self._shared = self._filled(_SHARED, self._pending)
-        self._fill()
-        self._norms, self._pending, self.slots = {}, None, {}
+        if _SHARED in self._starts:
+            self._shared = self.row(_SHARED)
+        self._find()
+        self._norms, self.slots = {}, {}
 
     @abstractmethod
-    def _fill(self) -> None:
-        """Copy into the arena what belongs there."""
+    def _find(self) -> None:
+        """Take views of the arena."""
 
-    def reserve(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        """Ask the arena, which has one type, for room for a tensor of any type."""
-        elements = -(-prod(shape) * dtype.itemsize // self._arena_dtype.itemsize)
-        self.slots[name] = torch.zeros(()).expand(elements)
+    def offer(self, name: str, content: Tensor) -> None:
+        """Give the arena, which has one type, a tensor of any type."""
+        data = content.contiguous().view(-1).view(torch.uint8)
+        data = F.pad(data, (0, -len(data) % self._arena_dtype.itemsize))
+        self.slots[name] = data.view(self._arena_dtype)
 
     def view(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The reserved room."""
+        """A tensor that was offered, as it lies in the arena."""
         room = self.arena[name].view(torch.uint8)[: prod(shape) * dtype.itemsize]
         return room.view(dtype).view(shape)
 
-    def _filled(self, name: str, statistics: SubnetStatistics) -> SubnetNormTable:
-        """Write one subnet's exact row, computed in float64."""
+    def offer_row(self, name: str, statistics: SubnetStatistics) -> None:
+        """Give the arena one subnet's exact row, computed in float64."""
         firsts, seconds, starts, total = [], [], {}, 0
         for layer, entry in statistics.items():
             first, second = entry.mean.double(), entry.var.double()
@@ -159,10 +165,16 @@ class NormTables(ABC):
             seconds.append(second)
             starts[layer] = total
             total += len(first)
-        row = self.view(name, (2, total), self.row_dtype)
+        row = torch.zeros(2, total, dtype=self.row_dtype)
         if starts:
             row.copy_(torch.stack([torch.cat(firsts), torch.cat(seconds)]))
-        return self.checked(SubnetNormTable(row, starts))
+        self.offer(name, self.checked(SubnetNormTable(row, starts)).row)
+        self._starts[name] = starts
+
+    def row(self, name: str) -> SubnetNormTable:
+        """A row that was offered, as it lies in the arena."""
+        total = self.slots[name].nbytes // (2 * self.row_dtype.itemsize)
+        return SubnetNormTable(self.view(name, (2, total), self.row_dtype), self._starts[name])
 
     def checked(self, table: SubnetNormTable) -> SubnetNormTable:
         """``ValueError`` for a row that its type cannot hold: one channel spoils the answer."""
@@ -195,10 +207,15 @@ class ExactTables(NormTables):
         form: Form,
     ) -> None:
         super().__init__(norms, statistics, dtype, form)
-        self._statistics = {subnet: statistics[subnet] for subnet in statistics}
+        self._known = tuple(statistics)
         self._tables: dict[Subnet, SubnetNormTable] = {}
-        for subnet, entry in self._statistics.items():
-            self.reserve(f"norm/{subnet.id}", (2, total_channels(entry)), self.row_dtype)
+        for subnet in self._known:
+            self.offer_row(f"norm/{subnet.id}", statistics[subnet])
+
+    def names(self, subnets: Iterable[Subnet]) -> list[str]:
+        wanted = (f"norm/{subnet.id}" for subnet in subnets)
+        found = dict.fromkeys(name if name in self.slots else _SHARED for name in wanted)
+        return [name for name in found if name in self.slots]
 
     def held(self, subnet: Subnet) -> AbstractContextManager[SubnetNormTable]:
         found = self._tables.get(subnet) or self._shared
@@ -207,13 +224,11 @@ class ExactTables(NormTables):
         return nullcontext(found)
 
     def memory(self) -> NormMemory:
-        held = self._size(*(f"norm/{subnet.id}" for subnet in self._tables))
+        held = self._size(*(f"norm/{subnet.id}" for subnet in self._known))
         return NormMemory("exact", len(self._tables), held, 0, self._naive, 0.0)
 
-    def _fill(self) -> None:
-        for subnet, entry in self._statistics.items():
-            self._tables[subnet] = self._filled(f"norm/{subnet.id}", entry)
-        self._statistics = {}
+    def _find(self) -> None:
+        self._tables = {subnet: self.row(f"norm/{subnet.id}") for subnet in self._known}
 
 
 def total_channels(statistics: SubnetStatistics) -> int:

@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from supernets.norms.statistics import LayerStatistics, SubnetStatistics
@@ -140,16 +141,22 @@ class SharedStatistics:
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
 
     def nbytes(self) -> int:
-        """What `moved` needs."""
+        """Of what `packed` gives."""
         return sum(_aligned(tensor.nbytes) for tensor in self.tensors().values())
 
-    def moved(self, buffer: Tensor) -> Self:
-        """A copy whose tensors are views of ``buffer``, uint8 [at least `nbytes`], aligned."""
+    def packed(self) -> Tensor:
+        """All of them in one tensor, uint8, each aligned."""
+        parts = (t.contiguous().view(-1).view(torch.uint8) for t in self.tensors().values())
+        return torch.cat([F.pad(part, (0, -len(part) % ALIGNMENT)) for part in parts])
+
+    def moved(self, packed: Tensor) -> Self:
+        """The same with its tensors as views of what `packed` gave."""
         views: dict[str, Any] = {}
         start = 0
         for name, tensor in self.tensors().items():
-            view = buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            views[name] = view.copy_(tensor)
+            views[name] = (
+                packed[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            )
             start += _aligned(tensor.nbytes)
         return replace(self, **views)
 

@@ -19,12 +19,12 @@ from supernets.foreign import check_state
 from supernets.norms.statistics import LayerStatistics, SubnetStatistics
 from supernets.ofa.ofa_resnet_blocks import Bottleneck
 from supernets.ofa.ofa_shapes import recognise
+from supernets.ofa.ofa_supernet import OFASupernet
 from supernets.ofa_mobilenetv3 import OFAMobileNetV3
 from supernets.ofa_resnet50 import OFAResNet50
 from supernets.operators import SubnetNorm
 from supernets.space import Subnet
 
-OFANet = OFAMobileNetV3 | OFAResNet50
 Block = TypeVar("Block")
 
 # The package writes one layer under three kinds of names: in a dynamic network elastic layers sit
@@ -58,7 +58,7 @@ class Layer:
             yield (kernel_matrix if step != key else f"{self.dynamic_name}.{key}"), parameter
 
 
-def load_ofa_state_dict(net: OFANet, state_dict: dict[str, Tensor]) -> None:
+def load_ofa_state_dict(net: OFASupernet, state_dict: dict[str, Tensor]) -> None:
     """Copy the weights in, and make the file's running statistics the shared ones.
 
     Every subnet can then be run with the shared statistics sliced, as the `ofa` package does, but
@@ -105,7 +105,7 @@ def load_ofa_state_dict(net: OFANet, state_dict: dict[str, Tensor]) -> None:
         net.statistics[net.space.largest] = shared
 
 
-def ofa_state_dict(net: OFANet) -> dict[str, Tensor]:
+def ofa_state_dict(net: OFASupernet) -> dict[str, Tensor]:
     """The supernet by the names of the package's dynamic network; every tensor a copy.
 
     That network has one set of statistics: the shared ones here, else the largest subnet's, which
@@ -124,7 +124,7 @@ def ofa_state_dict(net: OFANet) -> dict[str, Tensor]:
     return state
 
 
-def to_ofa_state_dict(net: OFANet, subnet: Subnet) -> dict[str, Tensor]:
+def to_ofa_state_dict(net: OFASupernet, subnet: Subnet) -> dict[str, Tensor]:
     """The subnet by the names of the package's static network (MobileNetV3 or ResNets).
 
     That is the class of what `get_active_subnet` of the package returns, so the state loads there
@@ -140,9 +140,12 @@ def to_ofa_state_dict(net: OFANet, subnet: Subnet) -> dict[str, Tensor]:
     }
 
 
-def _layers(net: OFANet, subnet: Subnet | None = None) -> Iterator[Layer]:
+def _layers(net: OFASupernet, subnet: Subnet | None = None) -> Iterator[Layer]:
     """All layers in the order of execution, or those of a subnet, its blocks numbered anew."""
-    return _mobilenetv3(net, subnet) if isinstance(net, OFAMobileNetV3) else _resnet(net, subnet)
+    if isinstance(net, OFAMobileNetV3):
+        return _mobilenetv3(net, subnet)
+    assert isinstance(net, OFAResNet50)
+    return _resnet(net, subnet)
 
 
 def _mobilenetv3(net: OFAMobileNetV3, subnet: Subnet | None) -> Iterator[Layer]:

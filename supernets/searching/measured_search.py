@@ -179,8 +179,13 @@ class Examiner:
         return torch.cat(right).numpy()
 
 
-def front_document(points: Sequence[Point], unit: str, source: str) -> list[dict[str, Any]]:
-    """What ``front.json`` holds; ``unit`` is that of the costs, ``source`` of the accuracies."""
+def front_document(
+    points: Sequence[Point], unit: str, source: str, note: str = ""
+) -> list[dict[str, Any]]:
+    """What ``front.json`` holds.
+
+    ``unit`` is that of the costs, ``source`` that of the accuracies, ``note`` what else to know.
+    """
     return [
         {
             "subnet": point.subnet.to_json(),
@@ -192,6 +197,7 @@ def front_document(points: Sequence[Point], unit: str, source: str) -> list[dict
             ),
             "images": point.images,
             "source": source,
+            **({"source_note": note} if note else {}),
             "cost": point.cost,
             "cost_unit": unit,
         }

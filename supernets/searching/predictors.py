@@ -2,7 +2,9 @@
 
 They spare measuring, and their numbers are predictions: of accuracy on 10,000 images that were held
 out of ImageNet's training set. For the published networks of width 1.2 they lie 3.5 points above
-the accuracy on its validation set. Use them to rank, and label what comes of them ``predicted``.
+the accuracy on its validation set. Nothing corrects them for width 1.0, whose network is published
+too and which the same predictor takes. Use them to rank, and label what comes of them
+``predicted``.
 """
 
 from abc import ABC, abstractmethod
@@ -40,6 +42,7 @@ class AccuracyPredictor(ABC):
 
     resolutions: tuple[int, ...]  # that it was trained on, ascending
     features: int
+    note: str = ""  # what must be said of its numbers wherever they are written down
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor | None]], base: float = 0.0) -> None:
         self._layers = [
@@ -82,6 +85,7 @@ class MobileNetV3Predictor(AccuracyPredictor):
 
     resolutions = (160, 176, 192, 208, 224)
     features = 128
+    note = "predicted for the network of width 1.2, and not corrected for any other width"
 
     def encode(self, subnet: Subnet, resolution: int) -> Tensor:
         self._check_resolution(resolution)

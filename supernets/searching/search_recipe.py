@@ -95,11 +95,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The front by ascending cost, how many subnets were looked at, and images spent on them."""
+    """The front by ascending cost, all points, images spent on them, and what to say of them."""
 
     front: list[Point]
     points: list[Point]
     images: int
+    note: str = ""
 
 
 def measured_front(
@@ -163,7 +164,7 @@ def predicted_front(
             for (subnet, cost), accuracy in zip(costs.items(), accuracies, strict=True)
         ]
 
-    return _found(net, judge, recipe, record, progress)
+    return replace(_found(net, judge, recipe, record, progress), note=predictor.note)
 
 
 def write_front(
@@ -171,7 +172,7 @@ def write_front(
 ) -> None:
     """``front.json``, replaced as a whole."""
     unit = "seconds" if cost == "measured" else "MACs"
-    document = front_document(result.front, unit, source)
+    document = front_document(result.front, unit, source, result.note)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps(document, indent=1) + "\n")

@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any, Self
 
 from supernets.operators import every_other
+from supernets.options import check_positive, checked
 from supernets.space import Dimension, SearchSpace, Setting, Subnet, Value
 from supernets.supernet import Preprocessing
 
@@ -49,6 +50,7 @@ class ViTDefinition:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        check_positive(self, "max_relative_position")
         derived: dict[str, tuple[Value, ...]] = {
             "depths": tuple(sorted({max(1, round(s * self.depth)) for s in DEPTH_SHARES})),
             "head_counts": tuple(sorted({ceil(s * self.heads) for s in SHARES})),
@@ -64,8 +66,8 @@ class ViTDefinition:
         for name, options in derived.items():
             given = getattr(self, name) or options
             object.__setattr__(self, name, given)
-            if not all(0 < a < b for a, b in pairwise(given)) or not 0 < given[-1] <= limits[name]:
-                raise ValueError(f"{name} must ascend from above 0 to {limits[name]}: {given}")
+            if not all(a < b for a, b in pairwise(given)) or given[-1] > limits[name]:
+                raise ValueError(f"{name} must ascend, to at most {limits[name]}: {given}")
         if self.image_size % self.patch:
             raise ValueError(f"patches of {self.patch} do not tile an image of {self.image_size}")
         if self.dim % self.heads:
@@ -84,11 +86,7 @@ class ViTDefinition:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
         """Raises ``TypeError`` for a field that does not exist, ``ValueError`` for a bad value."""
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in document.items()
-        }
-        return cls(**fields)
+        return cls(**checked(cls, document))
 
     @property
     def head_dim(self) -> int:
@@ -239,11 +237,8 @@ def preset(model: str) -> dict[str, Any]:
 
 def preprocessing(model: str, spec: ViTDefinition) -> Preprocessing:
     """What the published model expects; half grey, deviation one half, where there is no colour."""
-    size, channels = spec.image_size, spec.in_channels
-    if channels != 3:
-        return Preprocessing(size, size, channels, (0.5,) * channels, (0.5,) * channels)
-    step = Preprocessing.imagenet(size)
-    if "patch" not in model:
+    step = Preprocessing.usual(spec.image_size, spec.in_channels)
+    if spec.in_channels != 3 or "patch" not in model:
         return step
     if model.startswith("vit_"):
         step = replace(step, mean=_SYMMETRIC[0], std=_SYMMETRIC[1])

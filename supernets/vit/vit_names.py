@@ -1,14 +1,15 @@
 """Checkpoints of timm, torchvision and AutoFormer: their key names and their weight layouts."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from supernets.elastic_vit import ElasticViT
 from supernets.errors import CheckpointError
 from supernets.foreign import check_state
-from supernets.operators import HeadSlice, LinearSlice
 
 # What older files say -> what today's say. DeiT III's own files, torchvision before 0.13.
 _RENAMED = {
@@ -17,6 +18,112 @@ _RENAMED = {
     ".mlp.linear_1.": ".mlp.0.",
     ".mlp.linear_2.": ".mlp.3.",
 }
+_TOKENS = "embedding.tokens"  # one parameter of ours, a tensor for each token of theirs
+
+Order = Callable[[Tensor, int, int], Tensor]
+
+
+def _by_kind(rows: Tensor, heads: int, head_dim: int) -> Tensor:
+    """Rows ordered [3, heads, head_dim] -> [heads, 3, head_dim, ...]."""
+    return rows.unflatten(0, (3, heads, head_dim)).transpose(0, 1)
+
+
+def _interleaved(rows: Tensor, heads: int, head_dim: int) -> Tensor:
+    """Rows ordered [heads, head_dim, 3] -> [heads, 3, head_dim, ...]: theirs is weight[i::3]."""
+    return rows.unflatten(0, (heads, head_dim, 3)).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What one kind of file calls our layers and parameters, and how it orders qkv's rows.
+
+    ``tokens`` are the tokens before the patches, each a tensor [1, 1, dim] of its own there.
+    ``inside`` is for the layers of each block, whose own names begin with ``block``.
+    """
+
+    tokens: tuple[str, ...]
+    outside: Mapping[str, str]
+    block: str
+    inside: Mapping[str, str]
+    order: Order = _by_kind
+
+    def of(self, ours: str) -> str | None:
+        """Their name of our parameter; None where files of this kind have no such thing."""
+        table, prefix = self.outside, ""
+        if found := re.fullmatch(r"stage\.blocks\.(\d+)\.(.+)", ours):
+            table, prefix, ours = self.inside, self.block.format(found[1]), found[2]
+        if ours in table:
+            return prefix + table[ours]
+        layer, _, parameter = ours.rpartition(".")
+        return f"{prefix}{table[layer]}.{parameter}" if layer in table else None
+
+
+# VisionTransformer and VisionTransformerDistilled of timm; DeiT's own files say the same.
+_TIMM = Names(
+    tokens=("cls_token", "dist_token"),
+    outside={
+        "embedding.position": "pos_embed",
+        "embedding.proj": "patch_embed.proj",
+        "head.norm": "norm",
+        "head.classifier": "head",
+        "head.distilled": "head_dist",
+    },
+    block="blocks.{}.",
+    inside={
+        "norm1": "norm1",
+        "attention.qkv": "attn.qkv",
+        "attention.proj": "attn.proj",
+        "norm2": "norm2",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+        "scale1": "ls1.gamma",
+        "scale2": "ls2.gamma",
+    },
+)
+_TIMM_POOL_THEN_NORM = replace(_TIMM, outside={**_TIMM.outside, "head.norm": "fc_norm"})
+_TORCHVISION = Names(
+    tokens=("class_token",),
+    outside={
+        "embedding.position": "encoder.pos_embedding",
+        "embedding.proj": "conv_proj",
+        "head.norm": "encoder.ln",
+        "head.classifier": "heads.head",
+    },
+    block="encoder.layers.encoder_layer_{}.",
+    inside={
+        "norm1": "ln_1",
+        "attention.qkv.weight": "self_attention.in_proj_weight",
+        "attention.qkv.bias": "self_attention.in_proj_bias",
+        "attention.proj": "self_attention.out_proj",
+        "norm2": "ln_2",
+        "fc1": "mlp.0",
+        "fc2": "mlp.3",
+    },
+)
+# Vision_TransformerSuper of microsoft/Cream, as its supernets were trained: --change_qkv.
+_AUTOFORMER = Names(
+    tokens=("cls_token",),
+    outside={
+        "embedding.position": "pos_embed",
+        "embedding.proj": "patch_embed_super.proj",
+        "head.norm": "norm",
+        "head.classifier": "head",
+    },
+    block="blocks.{}.",
+    inside={
+        "norm1": "attn_layer_norm",
+        "attention.qkv": "attn.qkv",
+        "attention.proj": "attn.proj",
+        "attention.keys.vertical": "attn.rel_pos_embed_k.embeddings_table_v",
+        "attention.keys.horizontal": "attn.rel_pos_embed_k.embeddings_table_h",
+        "attention.values.vertical": "attn.rel_pos_embed_v.embeddings_table_v",
+        "attention.values.horizontal": "attn.rel_pos_embed_v.embeddings_table_h",
+        "norm2": "ffn_layer_norm",
+        "fc1": "fc1",
+        "fc2": "fc2",
+    },
+    order=_interleaved,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +136,7 @@ class Entry:
     convert: Callable[[Tensor], Tensor]
 
 
+@torch.no_grad()
 def load_vit(net: ElasticViT, state_dict: dict[str, Tensor]) -> None:
     """Copy in the weights of a timm, torchvision or AutoFormer vision transformer.
 
@@ -43,19 +151,16 @@ def load_vit(net: ElasticViT, state_dict: dict[str, Tensor]) -> None:
                 "this is an AutoFormer supernet, which slices its qkv bias in its own way; "
                 "create_supernet('elastic_vit', model='autoformer_tiny', checkpoint=...) reads it"
             )
-        entries = list(_autoformer(net))
+        names = _AUTOFORMER
     elif any(name.startswith("encoder.layers.") for name in given):
-        entries = list(_torchvision(net))
+        names = _TORCHVISION
     else:
-        entries = list(_timm(net))
-    filled = {entry.target.untyped_storage().data_ptr() for entry in entries}
-    empty = [n for n, p in net.named_parameters() if p.untyped_storage().data_ptr() not in filled]
-    if empty:
-        raise CheckpointError("files of this kind have nothing for these parameters", empty)
+        names = _TIMM_POOL_THEN_NORM if net.spec.pool_then_norm else _TIMM
+    entries = _entries(net, names)
     expected = {entry.name: entry.shape for entry in entries}
     check_state(given, expected, "this is not a checkpoint of this vision transformer")
     for entry in entries:
-        entry.target.copy_(entry.convert(given[entry.name].detach()))
+        entry.target.copy_(entry.convert(given[entry.name]))
 
 
 def _modern(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -70,116 +175,37 @@ def _modern(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return modern
 
 
-def _timm(net: ElasticViT) -> Iterator[Entry]:
-    """VisionTransformer and VisionTransformerDistilled of timm; DeiT's own files say the same."""
-    yield from _tokens(net, ("cls_token", "dist_token"))
-    yield _same("pos_embed", net.embedding.position)
-    yield from _patches(net, "patch_embed.proj")
-    for index, block in enumerate(net.blocks()):
-        prefix = f"blocks.{index}"
-        yield from _pair(f"{prefix}.norm1", block.norm1)
-        yield from _qkv(f"{prefix}.attn.qkv.", block.attention.qkv, _by_kind)
-        yield from _pair(f"{prefix}.attn.proj", block.attention.proj)
-        yield from _pair(f"{prefix}.norm2", block.norm2)
-        yield from _pair(f"{prefix}.mlp.fc1", block.fc1)
-        yield from _pair(f"{prefix}.mlp.fc2", block.fc2)
-        if block.scale1 is not None and block.scale2 is not None:
-            yield _same(f"{prefix}.ls1.gamma", block.scale1)
-            yield _same(f"{prefix}.ls2.gamma", block.scale2)
-    yield from _pair("fc_norm" if net.spec.pool_then_norm else "norm", net.head.norm)
-    yield from _pair("head", net.head.classifier)
-    if net.head.distilled is not None:
-        yield from _pair("head_dist", net.head.distilled)
+def _entries(net: ElasticViT, names: Names) -> list[Entry]:
+    """All of ours, one by one; `CheckpointError` for what has no name in their files."""
+    entries, nameless = [], []
+    for ours, parameter in net.named_parameters():
+        theirs = names.of(ours)
+        if ours == _TOKENS:
+            tokens = parameter.detach().split(1, 1)
+            for name, token in zip(names.tokens, tokens, strict=False):
+                entries.append(Entry(name, token, tuple(token.shape), _as_is))
+        elif theirs is None:
+            nameless.append(ours)
+        else:
+            entries.append(_entry(net, names.order, ours, theirs, parameter.detach()))
+    if nameless:
+        raise CheckpointError("files of this kind have nothing for these parameters", nameless)
+    return entries
 
 
-def _torchvision(net: ElasticViT) -> Iterator[Entry]:
-    yield from _tokens(net, ("class_token",))
-    yield _same("encoder.pos_embedding", net.embedding.position)
-    yield from _patches(net, "conv_proj")
-    for index, block in enumerate(net.blocks()):
-        prefix = f"encoder.layers.encoder_layer_{index}"
-        yield from _pair(f"{prefix}.ln_1", block.norm1)
-        yield from _qkv(f"{prefix}.self_attention.in_proj_", block.attention.qkv, _by_kind)
-        yield from _pair(f"{prefix}.self_attention.out_proj", block.attention.proj)
-        yield from _pair(f"{prefix}.ln_2", block.norm2)
-        yield from _pair(f"{prefix}.mlp.0", block.fc1)
-        yield from _pair(f"{prefix}.mlp.3", block.fc2)
-    yield from _pair("encoder.ln", net.head.norm)
-    yield from _pair("heads.head", net.head.classifier)
-
-
-def _autoformer(net: ElasticViT) -> Iterator[Entry]:
-    """Vision_TransformerSuper of microsoft/Cream, as its supernets were trained: --change_qkv."""
-    yield from _tokens(net, ("cls_token",))
-    yield _same("pos_embed", net.embedding.position)
-    yield from _patches(net, "patch_embed_super.proj")
-    for index, block in enumerate(net.blocks()):
-        prefix = f"blocks.{index}"
-        yield from _pair(f"{prefix}.attn_layer_norm", block.norm1)
-        yield from _qkv(f"{prefix}.attn.qkv.", block.attention.qkv, _interleaved)
-        yield from _pair(f"{prefix}.attn.proj", block.attention.proj)
-        for name in ("keys", "values"):
-            table = getattr(block.attention, name)
-            theirs = f"{prefix}.attn.rel_pos_embed_{name[0]}.embeddings_table"
-            if table is not None:
-                yield _same(f"{theirs}_v", table.vertical)
-                yield _same(f"{theirs}_h", table.horizontal)
-        yield from _pair(f"{prefix}.ffn_layer_norm", block.norm2)
-        yield from _pair(f"{prefix}.fc1", block.fc1)
-        yield from _pair(f"{prefix}.fc2", block.fc2)
-    yield from _pair("norm", net.head.norm)
-    yield from _pair("head", net.head.classifier)
-
-
-def _by_kind(rows: Tensor, heads: int, head_dim: int) -> Tensor:
-    """Rows ordered [3, heads, head_dim] -> [heads, 3, head_dim, ...]."""
-    return rows.unflatten(0, (3, heads, head_dim)).transpose(0, 1)
-
-
-def _interleaved(rows: Tensor, heads: int, head_dim: int) -> Tensor:
-    """Rows ordered [heads, head_dim, 3] -> [heads, 3, head_dim, ...]: theirs is weight[i::3]."""
-    return rows.unflatten(0, (heads, head_dim, 3)).transpose(1, 2)
-
-
-def _qkv(
-    prefix: str, ours: HeadSlice, order: Callable[[Tensor, int, int], Tensor]
-) -> Iterator[Entry]:
-    heads, _, head_dim, width = ours.weight.shape
-    rows = 3 * heads * head_dim
-
-    def by_head(tensor: Tensor) -> Tensor:
-        return order(tensor, heads, head_dim)
-
-    yield Entry(f"{prefix}weight", ours.weight.detach(), (rows, width), by_head)
-    if ours.bias is not None:
+def _entry(net: ElasticViT, order: Order, ours: str, theirs: str, target: Tensor) -> Entry:
+    shape, spec = tuple(target.shape), net.spec
+    if ours == "embedding.proj.weight":
+        # Their strided convolution; ours is the same matrix.
+        shape = (spec.dim, spec.in_channels, spec.patch, spec.patch)
+        return Entry(theirs, target, shape, lambda kernel: kernel.flatten(1))
+    if ".qkv." in ours and len(shape) > 1:  # a flat bias is theirs as it is
+        heads, _, head_dim, *width = shape
         # AutoFormer's bias is ordered like everybody's, though its weight is not.
-        convert = _as_is if ours.flat_bias else lambda bias: _by_kind(bias, heads, head_dim)
-        yield Entry(f"{prefix}bias", ours.bias.detach(), (rows,), convert)
-
-
-def _tokens(net: ElasticViT, names: tuple[str, ...]) -> Iterator[Entry]:
-    """The tokens before the patches, each a tensor [1, 1, dim] of its own in their files."""
-    tokens = net.embedding.tokens
-    held = () if tokens is None else tokens.detach().split(1, 1)
-    for name, token in zip(names, held, strict=False):
-        yield Entry(name, token, tuple(token.shape), _as_is)
-
-
-def _patches(net: ElasticViT, prefix: str) -> Iterator[Entry]:
-    """Their strided convolution; ours is the same matrix."""
-    spec, proj = net.spec, net.embedding.proj
-    shape = (spec.dim, spec.in_channels, spec.patch, spec.patch)
-    yield Entry(f"{prefix}.weight", proj.weight.detach(), shape, lambda kernel: kernel.flatten(1))
-    yield _same(f"{prefix}.bias", proj.bias)
-
-
-def _pair(prefix: str, ours: LinearSlice | nn.LayerNorm) -> Iterator[Entry]:
-    yield _same(f"{prefix}.weight", ours.weight)
-    yield _same(f"{prefix}.bias", ours.bias)
-
-
-def _same(name: str, parameter: nn.Parameter) -> Entry:
-    return Entry(name, parameter.detach(), tuple(parameter.shape), _as_is)
+        ordered = order if width else _by_kind
+        rows = (3 * heads * head_dim, *width)
+        return Entry(theirs, target, rows, lambda given: ordered(given, heads, head_dim))
+    return Entry(theirs, target, shape, _as_is)
 
 
 def _as_is(tensor: Tensor) -> Tensor:

@@ -32,6 +32,13 @@ Supernet = Annotated[str | None, default("A name of `superserve models`.", "supe
 Checkpoint = Annotated[str | None, default("Weights, a safetensors file.", "checkpoint")]
 Card = Annotated[str | None, default("Accuracies; else the card by the weights.", "accuracy_card")]
 Plugins = Annotated[str | None, default("Modules that register supernets, a,b.", "plugins")]
+Kernels = Annotated[str | None, default("What runs the subnets: auto, triton or torch.", "kernels")]
+Worker = Annotated[
+    str | None, default("resident (the supernet) or extracted (models, loaded).", "worker")
+]
+ResidentModels = Annotated[
+    int | None, default("Models that an extracted worker holds.", "resident_models")
+]
 Threads = Annotated[int | None, default("Threads of each CPU worker.", "threads")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
 

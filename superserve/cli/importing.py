@@ -31,7 +31,8 @@ def import_(
         str, typer.Option(help="A file, a name to a line; else ImageNet's for 1000 classes.")
     ] = "",
     option: Annotated[
-        list[str] | None, typer.Option(help="key=value for the supernet; may be repeated.")
+        list[str] | None,
+        typer.Option(help="key=value for the supernet, a list as 1,2 or [1]; may be repeated."),
     ] = None,
     plugins: Plugins = None,
 ) -> None:

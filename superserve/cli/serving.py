@@ -12,9 +12,12 @@ from superserve.cli.app import (
     Card,
     Checkpoint,
     ConfigFile,
+    Kernels,
     Plugins,
+    ResidentModels,
     Supernet,
     Threads,
+    Worker,
     app,
     console,
     default,
@@ -44,6 +47,9 @@ def serve(
         str | None, default("A worker each: cpu, cuda:0,cuda:1, emulated:4.", "devices")
     ] = None,
     threads: Threads = None,
+    kernels: Kernels = None,
+    worker: Worker = None,
+    resident_models: ResidentModels = None,
     credits_: Annotated[
         int | None, typer.Option("--credits", help="Batches that a worker may hold. [default: 1]")
     ] = None,
@@ -110,6 +116,8 @@ def profile(
     accuracy_card: Card = None,
     plugins: Plugins = None,
     threads: Threads = None,
+    kernels: Kernels = None,
+    worker: Worker = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:0.")] = "cpu",
     output: Annotated[str, typer.Option(help="A file; else the user's cache.")] = "",
     config_file: ConfigFile = None,

@@ -118,6 +118,7 @@ def _worker(status: WorkerStatus) -> dict[str, Any]:
             "device": info.device,
             "device_type": info.device_type,
             "models": [model.name for model in info.models],
+            "kernels": {model.name: model.kernels for model in info.models},
         },
         "connected": status.connected,
         "in_flight": status.in_flight,
@@ -146,6 +147,8 @@ def _describe(front_end: FrontEnd, info: ModelInfo) -> ModelDescription:
             )
             for subnet in profile.subnets
         ),
+        memory=info.memory,
+        kernels=info.kernels,
     )
 
 

@@ -37,3 +37,11 @@ def test_conversion_rounds_once():
     source = torch.randn(100, dtype=torch.float64)
 
     assert torch.equal(Arena({"a": source}, dtype=torch.float16)["a"], source.half())
+
+
+def test_what_is_hot_is_a_prefix():
+    tensors = {"a": torch.ones(17), "b": torch.ones(3), "c": torch.ones(100)}
+
+    assert Arena(tensors).hot_bytes == Arena(tensors).nbytes
+    assert Arena(tensors, hot=2).hot_bytes == 3 * ALIGNMENT  # 68 bytes and 12, each aligned
+    assert Arena(tensors, hot=0).hot_bytes == 0

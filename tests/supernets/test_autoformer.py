@@ -206,9 +206,10 @@ def test_every_part_of_the_variant_matters(name, tmp_path):
     state = supernet_state(2)
     net = loaded(tmp_path, state)
     other = loaded(tmp_path, {**state, name: state[name].flip(-1)})
-    x = torch.randn(2, 3, PATCH * GRID, PATCH * GRID)
+    x = torch.randn(2, 3, PATCH * GRID, PATCH * GRID, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        assert relative(net(x, net.space.smallest), other(x, net.space.smallest)) > 0.01
+        # Agreement is to 1e-5 at worst.
+        assert relative(net(x, net.space.smallest), other(x, net.space.smallest)) > 1e-3
 
 
 def test_a_configuration_is_a_subnet_of_the_first_layers():

@@ -124,7 +124,7 @@ class Attention(Supernet):
         return y.mean(1)
 
     def extract(self, subnet):
-        raise TypeError
+        raise NotImplementedError
 
     def definition(self):
         return {}

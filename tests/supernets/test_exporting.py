@@ -16,6 +16,7 @@ import supernets.exporting as module
 from supernets import MissingStatistics, Preprocessing, SearchSpace, Supernet, extract
 from supernets.errors import ExportError
 from supernets.exporting import export
+from supernets.freezing import NotFreezable
 from supernets.space import Dimension
 from tests.supernets.helpers import SMALL, calibrated, images, relative, small_net
 
@@ -190,7 +191,7 @@ class Closed(Supernet):
         return x.mean((2, 3))
 
     def extract(self, subnet):
-        raise TypeError("no")
+        raise NotImplementedError
 
     def definition(self):
         return {}
@@ -219,3 +220,25 @@ def test_what_cannot_be_exported_says_so(tmp_path):
         export(picky, picky.space.largest, tmp_path / "net.pt2")
 
     assert not list(tmp_path.iterdir())
+
+
+class Unfreezable(Closed):
+    def extract(self, subnet):
+        raise NotFreezable("widths must come from the subnet")
+
+
+class Mistaken(Closed):
+    def extract(self, subnet):
+        return torch.nn.Linear(2, "three")
+
+
+def test_a_forward_that_cannot_be_cut_is_refused_with_its_own_reason(tmp_path):
+    net = Unfreezable()
+    with pytest.raises(ExportError, match=r"^widths must come from the subnet$"):
+        export(net, net.space.largest, tmp_path / "net.pt2")
+
+
+def test_a_mistake_in_a_family_is_not_reported_as_something_it_does_not_offer(tmp_path):
+    net = Mistaken()
+    with pytest.raises(TypeError):
+        export(net, net.space.largest, tmp_path / "net.pt2")

@@ -230,6 +230,19 @@ def test_a_file_that_is_cut_off_is_refused(form, keep, state, file, tmp_path):
         import_checkpoint(file, tmp_path / "out", "ofa")
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a training state"])
+def test_a_whole_model_is_refused_with_what_to_write_instead(inside, tmp_path):
+    from torchvision.models import resnet18
+
+    model, file = resnet18(num_classes=2), tmp_path / "model.pth"
+    torch.save({"model": model, "epoch": 3} if inside else model, file)
+    with pytest.raises(CheckpointError) as refused:
+        import_checkpoint(file, tmp_path / "out", "torchvision", "elastic", model="resnet18")
+
+    assert "holds Python objects (torchvision.models.resnet.BasicBlock" in str(refused.value)
+    assert "torch.save(model.state_dict(), FILE)" in str(refused.value)
+
+
 def test_a_file_may_not_run_code(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -341,7 +354,7 @@ class Toy(Supernet):
         return self.head(x.flatten(1)) * self.scale
 
     def extract(self, subnet):
-        raise TypeError
+        raise NotImplementedError
 
     def definition(self):
         return {"num_classes": len(self.labels), "scale": self.scale}
@@ -429,6 +442,7 @@ def test_other_projects_go_through_the_family_that_is_named(toy, tmp_path):
         ("keras", {}, ValueError, "ofa, timm, torchvision, snnet, autoformer"),
         ("timm", {}, ValueError, "say which"),
         ("timm", {"supernet": "resnet_9000"}, KeyError, "resnet_9000"),
+        ("timm", {"supernet": "elastic"}, ValueError, "which one of timm .* --option model="),
         ("timm", {"supernet": "digits", "colour": "red"}, ValueError, "colour"),
         ("ofa", {"colour": "red"}, ValueError, "colour"),
     ],
@@ -484,6 +498,8 @@ def test_options_are_json_or_lists_with_commas_or_words(text, value):
         (["keras"], "there are ofa, timm"),
         (["timm", "--supernet", "resnet_9000"], "no supernet is named 'resnet_9000'"),
         (["timm", "--supernet", "digits", "--option", "x"], "key=value"),
+        (["timm", "--supernet", "elastic"], "--option model=resnet50"),
+        (["timm", "--supernet", "digits", "--option", "depths=hello"], "depths must be a list"),
     ],
 )
 def test_a_wrong_request_is_the_operators_error(arguments, message, file, tmp_path):

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from supernets import MissingStatistics, extract, resident_mobilenetv3
+from kernels import runners
+from supernets import MissingStatistics, extract
 from supernets.ofa_mobilenetv3 import MobileNetV3Definition
 from tests.supernets.helpers import SMALL, calibrated, images, relative, small_net
 
@@ -97,7 +98,7 @@ def test_taking_a_batch_in_parts_changes_no_answer(monkeypatch):
     resident = net.resident(dtype=torch.float64)
     x = images(net, 5)
     whole = resident(x, subnet)
-    monkeypatch.setattr(resident_mobilenetv3, "CPU_WORKING_SET", 1)
+    monkeypatch.setattr(runners, "WORKING_SET", 1)
 
     assert relative(resident(x, subnet), whole) < 1e-12
 
@@ -131,13 +132,13 @@ def test_every_active_tensor_lies_inside_the_one_arena():
 
 
 def test_actuation_allocates_no_weight():
-    """Making a plan for a new subnet must not copy: it allocates less than its smallest weight."""
+    """Making the program of a new subnet copies nothing, and allocates nothing."""
     net = small_net(8)
     subnets = calibrated(net, 3)
     resident = net.resident()
     with torch.profiler.profile(profile_memory=True) as profiled:
         for subnet in subnets:
-            resident.plan(subnet)
+            resident.program(subnet)
     allocated = sum(max(0, event.self_cpu_memory_usage) for event in profiled.events())
 
     assert allocated == 0
@@ -147,11 +148,14 @@ def test_weights_are_shared_between_subnets():
     net = small_net(9)
     subnets = calibrated(net, 2)
     resident = net.resident()
-    small, large = (resident.tensors(subnet) for subnet in subnets[:2])
+    small, large = (
+        {t.data_ptr(): t.numel() for t in resident.tensors(subnet).values()}
+        for subnet in subnets[:2]
+    )
+    shared = small.keys() & large.keys()
 
-    assert small["classifier"].data_ptr() == large["classifier"].data_ptr()
-    assert small["blocks.1.expand"].data_ptr() == large["blocks.1.expand"].data_ptr()
-    assert small["blocks.1.expand"].shape < large["blocks.1.expand"].shape
+    assert len(shared) > 20
+    assert sum(small[start] < large[start] for start in shared) > 5, "slices of the same weights"
 
 
 def test_the_extracted_net_shares_no_storage():

@@ -13,10 +13,10 @@ from supernets.norms import compact_norms
 from supernets.norms.compact_norms import EXACT_UP_TO, norm_tables
 from supernets.norms.statistics import LayerStatistics
 from supernets.resident import ResidentCopy
-from supernets.resident_mobilenetv3 import ResidentMobileNetV3
+from supernets.resident_programs import ResidentPrograms
 from tests.supernets.helpers import calibrated, images, relative, small_net
 
-FORMS = {"own kernels": ResidentMobileNetV3, "copy": ResidentCopy}
+FORMS = {"programs": ResidentPrograms, "copy": ResidentCopy}
 CPU = torch.device("cpu")
 
 
@@ -156,7 +156,7 @@ def test_the_memory_adds_up(form):
 
     assert memory.total == resident.arena.nbytes
     assert memory.weights + memory.derived + memory.norms.bytes == memory.total
-    if form is ResidentMobileNetV3:
+    if form is ResidentPrograms:
         assert kernels <= memory.derived < kernels + 64 * 2 * 9  # slots are aligned
     else:
         assert memory.derived == 0

@@ -233,7 +233,8 @@ def test_samples_and_mutations_reach_both_stems():
         ({"strides": (1, 2)}, "one value per stage"),
         ({"base_depths": (0, 1, 1)}, "at least one block"),
         ({"expands": (0.5, 0.25)}, "ascend"),
-        ({"width_mults": ()}, "positive and ascend"),
+        ({"width_mults": ()}, "at least one of them"),
+        ({"expands": (-0.2, 0.25)}, "above 0"),
     ],
 )
 def test_a_definition_that_cannot_be_built_is_refused(change, message):

@@ -39,7 +39,7 @@ class Slim(Supernet):
         return self.head(y.mean((2, 3), keepdim=True)).flatten(1)
 
     def extract(self, subnet: Subnet) -> nn.Module:
-        raise TypeError("not offered")
+        raise NotImplementedError
 
     def definition(self) -> dict[str, int]:
         return {"num_classes": len(self.labels)}

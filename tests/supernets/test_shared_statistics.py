@@ -165,10 +165,11 @@ def test_decoding_keeps_the_order_in_which_layers_run():
     assert list(coded.decode(0).channels) == [5, 2, 9]
 
 
-def test_moving_into_a_buffer_changes_nothing_and_needs_what_it_says():
+def test_packing_changes_nothing_and_takes_what_it_says():
     statistics = alike(7, 13)
     coded = SharedStatistics.encode(statistics, {0: EPS})
-    buffer = torch.zeros(coded.nbytes(), dtype=torch.uint8)
+    buffer = coded.packed()
+    assert buffer.nbytes == coded.nbytes()
     moved = coded.moved(buffer)
 
     for index in range(7):

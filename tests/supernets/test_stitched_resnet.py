@@ -218,16 +218,6 @@ def test_every_tensor_that_a_stitch_reads_lies_in_the_one_arena():
         assert resident.arena.holds(tensors.values())
 
 
-def test_resident_filters_lie_as_the_images_do_so_that_no_call_copies_them():
-    net = small_net(3)
-    calibrated(net)
-    tensors = net.resident().tensors(net.space.largest)
-    filters = [t for t in tensors.values() if t.dim() == 4 and t.shape[2] > 1]
-
-    assert len(filters) > 20
-    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in filters)
-
-
 def test_the_extracted_net_shares_no_storage():
     net = small_net(4)
     subnets = calibrated(net)

@@ -115,7 +115,7 @@ class Two(Supernet):
         return x.mean((2, 3)) * self.weight
 
     def extract(self, subnet):
-        raise TypeError
+        raise NotImplementedError
 
     def definition(self):
         return {}

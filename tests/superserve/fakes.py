@@ -18,7 +18,14 @@ from PIL import Image
 from policies.types import Profile
 from superserve.config import Config
 from superserve.errors import Overloaded
-from superserve.messages import Answer, ModelInfo, Prediction, Preprocessing, WorkerInfo
+from superserve.messages import (
+    Answer,
+    ModelInfo,
+    ModelMemory,
+    Prediction,
+    Preprocessing,
+    WorkerInfo,
+)
 from superserve.server.app import create_app
 from superserve.server.run import listen, run_server
 from superserve.worker_board import WorkerStatus
@@ -38,6 +45,8 @@ def model(name: str = "digits", size: int = 8, channels: int = 1) -> ModelInfo:
         subnets={"small": "depth 1", "large": "depth 2"},
         weights_hash="abc",
         resident_bytes=1234,
+        kernels="compiled",
+        memory=ModelMemory(1000, 34, 200, 2),
     )
 
 

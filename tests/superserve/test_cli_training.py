@@ -283,6 +283,7 @@ def test_a_predicted_search_needs_no_images(tmp_path):
 
     assert entries
     assert all(entry["source"] == "predicted" for entry in entries)
+    assert all("not corrected for any other width" in entry["source_note"] for entry in entries)
     assert all(entry["standard_error"] is None for entry in entries)
 
 

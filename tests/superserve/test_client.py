@@ -192,6 +192,7 @@ def test_models_are_records(with_client):
     (described,) = with_client(make_app(), lambda c: c.models())
     assert ("digits", InputSize(8, 8, 1)) == (described.name, described.input)
     assert described.subnets[-1].latency_ms == {1: 3.0, 4: 6.0}
+    assert described.memory == model().memory
 
 
 def test_the_policy_is_changed_with_its_options(with_client):

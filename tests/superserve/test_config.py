@@ -41,6 +41,7 @@ def test_text_becomes_the_type_of_the_setting():
         ({"slo_ms": float("nan")}, "slo_ms must be positive"),
         ({"margin_ms": -1}, "must be finite and not negative"),
         ({"late": "never"}, "late must be drop or serve"),
+        ({"kernels": "cuda"}, "kernels must be auto, triton or torch"),
         ({"slo_ms": 10, "max_slo_ms": 5}, "above max_slo_ms"),
         ({"devices": ","}, "at least one device"),
         ({"allow_uncalibrated": "perhaps"}, "is no bool"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels import native
 from supernets import create_supernet, evaluate, extract, save
 from supernets.accuracy_card import AccuracyCard, card_path
 from superserve.engine import Engine
@@ -48,6 +49,23 @@ def test_answers_are_those_of_the_extracted_net(trained):
         assert np.array_equal(result.indices, indices.numpy())
 
 
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_the_kernels_asked_for_run_and_are_told(trained, kernels):
+    file, subnets = trained
+    engine = Engine(spec(file, kernels=kernels))
+    fast = Engine(spec(file))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8)
+    results = [e.run("ofa_mobilenetv3", subnets[0].id, pixels, 7) for e in (engine, fast)]
+
+    np.testing.assert_allclose(results[0].scores, results[1].scores, atol=1e-5)
+    assert (engine.models[0].kernels == "torch") == (kernels == "torch" or not native.variant())
+
+
+def test_kernels_that_cannot_run_are_refused_with_what_can(trained):
+    with pytest.raises(ConfigError, match="--kernels auto"):
+        Engine(spec(trained[0], kernels="triton"))
+
+
 def test_more_labels_than_classes_gives_all_classes(trained):
     engine = Engine(spec(trained[0]))
     pixels = np.zeros((1, 16, 16, 1), np.uint8)
@@ -64,6 +82,22 @@ def test_it_says_what_it_serves(trained):
     assert set(model.subnets) == {subnet.id for subnet in subnets} == set(model.accuracies)
     assert "noise" in model.accuracy_source
     assert model.preprocessing.height == 16
+
+
+def test_it_says_what_its_memory_is_for(trained):
+    file, subnets = trained
+    engine = Engine(spec(file))
+    (model,) = engine.models
+    net = create_supernet("ofa_mobilenetv3", checkpoint=file)
+    parameters = 4 * sum(parameter.numel() for parameter in net.parameters())
+
+    assert model.memory is not None
+    told = model.memory
+    assert told.weights_bytes + told.derived_bytes + told.norms_bytes == model.resident_bytes
+    assert told.calibrated_subnets == len(subnets)
+    assert told.derived_bytes > 0, "the filters of the smaller kernels"
+    assert 0.8 * parameters < told.weights_bytes < 1.2 * parameters
+    assert told.norms_bytes == net.resident().memory().norms.bytes > 0
 
 
 def test_an_unknown_model_or_subnet_is_a_key_error(trained):

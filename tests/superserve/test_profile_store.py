@@ -1,5 +1,6 @@
 """A latency profile says what it was measured on, and is refused anywhere else."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,16 @@ def test_round_trip(tmp_path):
     assert LatencyProfile.read(file) == profile()
 
 
+def test_a_profile_from_before_memory_was_told_is_still_read(tmp_path):
+    file = tmp_path / "profile.json"
+    profile().write(file)
+    document = json.loads(file.read_text())
+    del document["model"]["memory"]
+    file.write_text(json.dumps(document))
+
+    assert LatencyProfile.read(file) == profile()
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}', "\x00"])
 def test_a_file_that_is_none_is_refused_by_name(tmp_path, text):
     file = tmp_path / "p.json"
@@ -67,6 +78,7 @@ def test_recalibration_does_not_make_it_stale():
     [
         (replace(MODEL, weights_hash="other"), "cpu", 1, "other weights"),
         (replace(MODEL, name="else"), "cpu", 1, "other weights"),
+        (replace(MODEL, kernels="torch"), "cpu", 1, "other kernels"),
         (MODEL, "NVIDIA H200", 1, "another device"),
         (MODEL, "cpu", 2, "1 threads per worker, not 2"),
         (replace(MODEL, subnets={**MODEL.subnets, "x": "extra"}), "cpu", 1, "lacks the subnets x"),

@@ -165,6 +165,20 @@ def test_models_are_described_with_their_subnets():
     }  # fmt: skip
 
 
+def test_models_are_described_with_what_their_memory_is_for():
+    (described,) = call(make_app(), "GET", "/v1/models").json()["models"]
+    assert described["resident_bytes"] == 1234
+    assert described["memory"] == {
+        "weights_bytes": 1000, "derived_bytes": 34, "norms_bytes": 200, "calibrated_subnets": 2
+    }  # fmt: skip
+
+
+def test_a_model_whose_memory_nobody_tells_is_described_all_the_same():
+    dispatcher = FakeDispatcher(models={"digits": replace(model(), memory=None)})
+    (described,) = call(make_app(dispatcher), "GET", "/v1/models").json()["models"]
+    assert described["memory"] is None
+
+
 def test_the_policy_can_be_changed_and_read_back():
     app = make_app()
     change = {"policy": "fixed", "options": {"subnet": "smallest"}}
@@ -178,7 +192,8 @@ def test_stats_tell_of_workers_policy_and_counters():
     stats = call(make_app(), "GET", "/v1/stats").json()
     assert stats["metrics"] == {"arrived": 3, "batch_sizes": {"1": 3}}
     assert stats["workers"] == [
-        {"info": {"name": "w0", "device": "cpu", "device_type": "cpu", "models": ["digits"]},
+        {"info": {"name": "w0", "device": "cpu", "device_type": "cpu", "models": ["digits"],
+                  "kernels": {"digits": "compiled"}},
          "connected": True, "in_flight": 0, "losses": 0}
     ]  # fmt: skip
     assert (stats["policy"], stats["ready"], stats["in_flight"]) == ("slackfit", True, 0)

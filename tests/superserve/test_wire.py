@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from superserve.engine_types import EngineResult
-from superserve.messages import ModelInfo, Preprocessing, WorkerInfo
+from superserve.messages import ModelInfo, ModelMemory, Preprocessing, WorkerInfo
 from superserve.wire import (
     MAX_PAYLOAD,
     Attach,
@@ -35,6 +35,7 @@ INFO = WorkerInfo(
             4096,
             {"a1b2": 97.25},
             "digits test set",
+            ModelMemory(3000, 96, 1000, 7),
         ),
         ModelInfo("other", (), Preprocessing(4, 5, 3, (0.0,) * 3, (1.0,) * 3), {}, "", 0),
     ),

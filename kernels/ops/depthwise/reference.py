@@ -1,10 +1,9 @@
-"""Depthwise convolution over NHWC with its norms and activations: the meaning."""
+"""Depthwise convolution over NHWC with its norm, activation and pooling: the meaning."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.activation import OUT_OF_PLACE, Activation
+from kernels.activation import OUT_OF_PLACE
 
 
 def depthwise(
@@ -13,16 +12,11 @@ def depthwise(
     scale: Tensor,
     shift: Tensor,
     stride: int = 1,
-    activation: Activation = "identity",
-    before: tuple[Tensor, Tensor, Activation] | None = None,
-    pooled: Tensor | None = None,
-) -> Tensor:
+    activation: str = "identity",
+    pool: bool = False,
+) -> tuple[Tensor, Tensor]:
     kernel, _, channels = filters.shape
-    if before is not None:
-        x = OUT_OF_PLACE[before[2]](x * before[0] + before[1])
     weight = filters.permute(2, 0, 1)[:, None]
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, kernel // 2, groups=channels)
-    y = OUT_OF_PLACE[activation](y.permute(0, 2, 3, 1) * scale + shift)
-    if pooled is not None:
-        torch.mean(y, (1, 2), out=pooled)
-    return y
+    y = OUT_OF_PLACE[activation](y.permute(0, 2, 3, 1) * scale + shift).contiguous()
+    return y, y.mean((1, 2)) if pool else y.new_empty(0)

@@ -4,18 +4,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import native
-from kernels.activation import IN_PLACE, Activation
+from kernels.activation import IN_PLACE
 
 
 def pointwise(
     x: Tensor,
     weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: Activation = "identity",
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: str = "identity",
     residual: Tensor | None = None,
+    gate: Tensor | None = None,
 ) -> Tensor:
+    if gate is not None:
+        x = x * gate.view(len(gate), *([1] * (x.dim() - 2)), -1)
     # NHWC makes the convolution a matrix product, and BLAS reads the slice through its leading
     # dimension: no weight is copied or reordered, unlike in a convolution call.
     rows = x.view(-1, weight.shape[1])
@@ -23,9 +25,6 @@ def pointwise(
         y = F.linear(rows, weight, shift)
     else:
         y = torch.mm(rows, weight.t())
-        if shift is not None and native.usable(y, scale, shift, residual):
-            native.affine(y, scale, shift, activation, residual)
-            return y.view(*x.shape[:-1], weight.shape[0])
         if shift is None:
             y.mul_(scale)
         else:

@@ -1,28 +1,46 @@
-"""Squeeze-and-excite gating on slices of the arena."""
+"""The gates of squeeze-and-excite, from pooled activations, on slices of the arena.
 
+``squeeze_excite(pooled, reduce_weight, reduce_bias, expand_weight, expand_bias)`` computes
+h_sigmoid(W₂ relu(W₁ pooled + b₁) + b₂), the gates [N, C] of each image, which the product that
+follows applies. ``pooled`` [N, C]; ``reduce_weight`` [M, C] and ``expand_weight`` [C, M], both
+prefix slices; biases [M] and [C]. ``ValueError`` for other shapes.
+"""
+
+import torch
 from torch import Tensor
 
-from kernels.ops.squeeze_excite import cpu, reference
+from kernels.ops.squeeze_excite import reference
+from kernels.registration import op
 
 
-def squeeze_excite(
-    x: Tensor,
+def check(
+    pooled: Tensor,
     reduce_weight: Tensor,
     reduce_bias: Tensor,
     expand_weight: Tensor,
     expand_bias: Tensor,
-    pooled: Tensor | None = None,
-) -> Tensor:
-    """Compute x · h_sigmoid(W₂ relu(W₁ mean(x) + b₁) + b₂), gates per image and channel.
-
-    ``x`` [N, H, W, C] is consumed: its memory may hold the result. ``reduce_weight`` [M, C],
-    ``expand_weight`` [C, M], both prefix slices; biases [M] and [C];
-    ``pooled`` [N, C] is mean(x) where the caller has it. Returns [N, H, W, C].
-    """
-    if reduce_weight.shape != expand_weight.T.shape or x.shape[-1] != expand_weight.shape[0]:
+) -> None:
+    """``ValueError`` for shapes that do not fit, with both sides."""
+    fits = (
+        reduce_weight.shape == expand_weight.T.shape
+        and pooled.shape[-1:] == expand_weight.shape[:1] == expand_bias.shape
+        and reduce_bias.shape == reduce_weight.shape[:1]
+    )
+    if pooled.dim() != 2 or not fits:
         raise ValueError(
-            f"gates {tuple(reduce_weight.shape)}, {tuple(expand_weight.shape)} do not fit x "
-            f"{tuple(x.shape)}"
+            f"gates {tuple(reduce_weight.shape)}, {tuple(expand_weight.shape)} do not fit "
+            f"{tuple(pooled.shape)}"
         )
-    backend = cpu if x.device.type == "cpu" else reference
-    return backend.squeeze_excite(x, reduce_weight, reduce_bias, expand_weight, expand_bias, pooled)
+
+
+def fake(pooled: Tensor) -> Tensor:
+    """Empty, of the result's shape."""
+    return torch.empty_like(pooled)
+
+
+squeeze_excite = op(
+    reference.squeeze_excite,
+    check=check,
+    fake=fake,
+    gpu="kernels.ops.squeeze_excite.kernel",
+)
