@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from kernels import native, runners
 from kernels.errors import NoKernels
 from kernels.execute import execute
 from kernels.program import GlobalAverage, Program
-from kernels.runners import OpByOp, Plans, runner_for
+from kernels.runners import Graphs, OpByOp, Plans, runner_for
 from kernels.weights import Weight
 from tests.kernels.programs import Builder, in_float64
 
@@ -88,6 +89,24 @@ def test_a_plan_copies_no_weight():
 )
 def test_a_cpu_gets_the_fastest_that_there_is(kernels, dtype, kind):
     assert type(runner_for(CPU, dtype, kernels)) is kind
+
+
+@pytest.mark.parametrize(
+    ("kernels", "triton", "kind"),
+    [("auto", True, Graphs), ("triton", True, Graphs), ("torch", True, OpByOp),
+     ("auto", False, OpByOp)],
+)  # fmt: skip
+def test_a_gpu_gets_triton_in_graphs_where_triton_is(monkeypatch, kernels, triton, kind):
+    """The choice alone: the device and its recorder are stand-ins."""
+    memory = SimpleNamespace(total_memory=8 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    monkeypatch.setattr(runners, "CudaRecorder", lambda _: None)
+    monkeypatch.setattr(runners, "find_spec", lambda _: triton or None)
+    runner = runner_for(torch.device("cuda", 0), torch.bfloat16, kernels)
+
+    assert type(runner) is kind
+    assert runner.for_gpu == (kind is Graphs)
+    assert runner.layout == "rows"
 
 
 def test_without_a_compiler_pytorch_runs_it(monkeypatch):
