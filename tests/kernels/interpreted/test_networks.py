@@ -68,3 +68,17 @@ def test_bottlenecks(which, runner):
     x = torch.randn(16, 3, 64, 64, dtype=torch.float64)
     calibrate(net, [subnet], [x])
     agree(net, subnet, x[:2], runner)
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_basic_blocks_and_stitches(which, runner):
+    """A whole ResNet18, and the last stitch from it to a ResNet34."""
+    net = create_supernet(
+        "stitched_resnet", anchors=("resnet18", "resnet34"), num_classes=5, image_size=64, width=8
+    )
+    randomise(net, 1)
+    net.double().eval()
+    subnet = list(net.space)[which]
+    x = torch.randn(16, 3, 64, 64, dtype=torch.float64)
+    calibrate(net, [subnet], [x])
+    agree(net, subnet, x[:2], runner)
