@@ -34,6 +34,11 @@ def runner(monkeypatch):
     return chosen
 
 
+def middle(space):
+    """The middle option of every setting, as no space names one between smallest and largest."""
+    return space.subnet(**{d.name: d.options[len(d.options) // 2] for d in space.dimensions})
+
+
 def agree(net, subnet, x, runner):
     with torch.no_grad():
         expected = extract(net, subnet)(x)
@@ -46,12 +51,14 @@ def agree(net, subnet, x, runner):
     return {type(step) for step in runner.program.steps}
 
 
-@pytest.mark.parametrize("which", ["smallest", "largest", "random"])
+@pytest.mark.parametrize("which", ["smallest", "middle", "largest", "random"])
 def test_mobilenetv3(which, runner):
     net = small_net(3)
-    known = calibrated(net, 2)
-    subnet = known[-1] if which == "random" else getattr(net.space, which)
-    kinds = agree(net, subnet, images(net, 2), runner)
+    smallest, largest, *_, drawn = calibrated(net, 2)
+    between = middle(net.space)
+    calibrate(net, [between], [images(net, 8)])
+    named = {"smallest": smallest, "middle": between, "largest": largest, "random": drawn}
+    kinds = agree(net, named[which], images(net, 2), runner)
 
     assert {SqueezeExcite, Head, DepthwiseProject} <= kinds
 
