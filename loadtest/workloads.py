@@ -55,6 +55,41 @@ def describe(spec: Mapping[str, Any]) -> str:
     return workload.label(settings)
 
 
+RATES: Mapping[str, tuple[str, ...]] = {  # what grows with the load; `phases` has them in its steps
+    "constant": ("rate",),
+    "poisson": ("rate",),
+    "gamma": ("rate",),
+    "bursty": ("base", "variant"),
+    "time_varying": ("rate1", "rate2", "tau"),
+    "diurnal": ("mean_rate",),
+    "mmpp": ("rate_on", "rate_off"),
+    "maf_like": ("mean_rate",),
+    "trace": ("mean_rate",),
+}
+
+
+def scaled(spec: Mapping[str, Any], unit: float) -> dict[str, Any]:
+    """The workload whose rates are so many times those of ``spec``, to three digits.
+
+    Raises ``ValueError`` as `make_arrivals` does, and where ``spec`` leaves out a rate, since what
+    would stand in its place is in queries per second.
+    """
+    _settings(spec)
+    kind = str(spec["kind"])
+    missing = [name for name in RATES.get(kind, ()) if spec.get(name) is None]
+    if missing:
+        raise ValueError(f"the workload {kind} needs {', '.join(missing)} as multiples of a rate")
+    changed = {name: _three_digits(spec[name] * unit) for name in RATES.get(kind, ())}
+    if kind == "phases":
+        steps = [[seconds, _three_digits(rate * unit)] for seconds, rate in spec["steps"]]
+        return {**spec, "steps": steps}
+    return {**spec, **changed}
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
 def _settings(spec: Mapping[str, Any]) -> tuple[Workload, dict[str, Any]]:
     kind = spec.get("kind")
     if not isinstance(kind, str) or kind not in WORKLOADS:

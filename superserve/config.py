@@ -53,6 +53,9 @@ class Config:
     worker: Literal["resident", "extracted"] = "resident"
     resident_models: int = 1  # how many of those fit in a worker's memory; 0 means 1 as well
     allow_uncalibrated: bool = False
+    journal: str = (
+        ""  # a file for what was decided and when, see `superserve.journal`; empty = none
+    )
     log_level: str = "info"
 
     def __post_init__(self) -> None:

@@ -39,6 +39,8 @@ from superserve.worker_board import WorkerBoard, WorkerStatus
 
 # Called with every event that the scheduler is given: its name, its arguments, what came back.
 Recorder = Callable[[str, tuple[Any, ...], list[Command]], None]
+# Called with the time, what was commanded, and the result that came with it.
+Note = Callable[[float, list[Command], BatchResult | None], None]
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         hang_grace: float = 10.0,
         recorder: Recorder | None = None,
+        note: Note | None = None,
     ) -> None:
         """``make_policy`` takes the place of what the scheduler was built with, so that every
         policy is `guarded`. A worker is killed as hanging when it still holds work ``hang_grace``
@@ -83,6 +86,7 @@ class Dispatcher:
         self._pool = pool
         self._hang_grace = hang_grace
         self._recorder = recorder
+        self._note = note
         self._credits = 1
         self._next_query = 0
         self._unanswered: dict[int, _Unanswered] = {}
@@ -286,6 +290,8 @@ class Dispatcher:
         """Carry out what the scheduler answered to one event; ``result`` came with the event."""
         if self._recorder is not None:
             self._recorder(event, arguments, commands)
+        if self._note is not None and commands:
+            self._note(self.clock(), commands, result)
         self.metrics.observe(commands)
         for command in commands:
             match command:

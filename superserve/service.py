@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -14,6 +15,7 @@ from superserve.dispatcher import Dispatcher
 from superserve.emulated import DEVICE_TYPE, EmulatedPool
 from superserve.errors import ConfigError
 from superserve.guarded import MakePolicy
+from superserve.journal import Journal
 from superserve.messages import WorkerInfo
 from superserve.pool import Pool, ProcessPool
 from superserve.profiling import Say, engine_spec, find_or_measure, for_emulation
@@ -45,6 +47,18 @@ async def running(
     setting, the supernet, its accuracy card or a profile is wrong, before any query is taken.
     """
     make_policy = policy_maker(config)
+    with contextlib.ExitStack() as files:
+        journal = files.enter_context(Journal(Path(config.journal))) if config.journal else None
+        async with _running(
+            config, make_policy, journal, in_process=in_process, say=say
+        ) as service:
+            yield service
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    config: Config, make_policy: MakePolicy, journal: Journal | None, *, in_process: bool, say: Say
+) -> AsyncIterator[Service]:
     margin = config.margin_ms / 1000.0
     emulated = [device for device in config.devices if device.startswith(DEVICE_TYPE)]
     if emulated and len(emulated) != len(config.devices):
@@ -71,6 +85,7 @@ async def running(
             make_policy=make_policy,
             policy_name=config.policy,
             hang_grace=config.worker_hang_s,
+            note=None if journal is None else journal.note,
         )
     except Exception as error:
         # The policy's constructor may be anybody's code.

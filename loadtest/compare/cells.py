@@ -104,7 +104,7 @@ def run_cell(prepared: Prepared, cell: Cell, records: Path | None = None) -> Fin
     load = load_of(prepared, cell.setting, cell.seed)
     try:
         if cell.policy is None:
-            return Finished(cell, bound=_bounds(prepared.profile, cell, load))
+            return Finished(cell, bound=bounds_of(prepared.profile, cell, load))
         decisions = array("d")
         outcomes = simulated(prepared, cell, load, decisions)
     except ValueError as error:
@@ -160,7 +160,8 @@ def _by_subnet(loading: float | Mapping[str, float], profile: Profile) -> Mappin
     return loading
 
 
-def _bounds(profile: Profile, cell: Cell, load: Load) -> BoundSummary:
+def bounds_of(profile: Profile, cell: Cell, load: Load) -> BoundSummary:
+    """What no policy can exceed under this load, if batches take what ``profile`` says."""
     deadlines = load.arrivals + load.slo
     sizes = fleet_sizes(cell.setting.workers, load.script)
     fluid = fluid_bound(load.arrivals, deadlines, profile, sizes, penalty=PENALTY)

@@ -209,10 +209,7 @@ class Prepared:
         """Raises `ConfigError` for what would fail later: the profile, policies, subnets."""
         profile = load_profile(study.profile)
         for policy in study.policies:
-            try:
-                load_policy(policy.name, policy.options)(profile)
-            except (ValueError, TypeError) as error:
-                raise ConfigError(f"policy {policy.label}: {error}") from error
+            check_policy(policy, profile)
             loading = policy.serving.loading
             missing = [] if isinstance(loading, float) else set(loading).difference(profile.subnets)
             if missing:
@@ -221,6 +218,14 @@ class Prepared:
                     f"the subnets are {', '.join(profile.subnets)}"
                 )
         return cls(study, profile)
+
+
+def check_policy(policy: PolicySpec, profile: Profile) -> None:
+    """Raises `ConfigError` where it cannot be built for this profile."""
+    try:
+        load_policy(policy.name, policy.options)(profile)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"policy {policy.label}: {error}") from error
 
 
 def load_profile(name: str) -> Profile:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -135,6 +136,11 @@ def as_png(image: npt.NDArray[np.uint8]) -> bytes:
 
 
 def sample_images(count: int, *, clean: bool = False) -> list[tuple[bytes, int]]:
-    """PNG files of held-out digits (the report split) with their labels, for loads and examples."""
-    images, labels = evaluation_set("report", 1, CLEAN if clean else DISTORTION)
+    """PNG files of held-out digits (the report split) with their labels, for loads and examples.
+
+    All differ, in their distortion where not in the digit; clean ones repeat after 400.
+    """
+    digits = len(split("report")[1])
+    copies = 1 if clean else max(ceil(count / digits), 1)
+    images, labels = evaluation_set("report", copies, CLEAN if clean else DISTORTION)
     return [(as_png(images[i % len(images)]), int(labels[i % len(labels)])) for i in range(count)]

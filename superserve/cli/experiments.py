@@ -1,4 +1,4 @@
-"""Commands that put servers and policies under load: demo, compare."""
+"""Commands that put servers and policies under load: demo, compare, experiment."""
 
 from pathlib import Path
 from typing import Annotated
@@ -97,3 +97,37 @@ def compare(
     )
     folder = output or Path(f"compare-{study.name}")
     run_compare(study, CompareOptions(folder, processes, resume, records))
+
+
+@app.command(rich_help_panel="Experiments")
+def experiment(
+    file: Annotated[
+        Path | None, typer.Argument(help="An experiment, TOML; without one, the quick one.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A folder. [default: experiment-NAME]")
+    ] = None,
+    policies: Annotated[
+        str, typer.Option(help="Others: name,name:option=value,module:Class.")
+    ] = "",
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Others: kind,key=value,...; may be repeated.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="So many: 0, 1, 2, ...")] = None,
+    slo_ms: Annotated[float | None, typer.Option(help="One SLO for all queries.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
+) -> None:
+    """Run policies on a live server under Locust, then in simulation: one report of both."""
+    from loadtest.experiment.command import ExperimentOptions, run_command
+    from loadtest.experiment.definition_file import quick_experiment, read_experiment, with_flags
+    from supernets.data.digits_data import sample_images
+
+    found = with_flags(
+        quick_experiment() if file is None else read_experiment(file),
+        policies=policies,
+        workloads=tuple(workload or ()),
+        seeds=seeds,
+        slo_ms=slo_ms,
+    )
+    folder = output or Path(f"experiment-{found.study.name}")
+    run_command(found, ExperimentOptions(folder, resume), sample_images)

@@ -65,6 +65,9 @@ def serve(
     allow_uncalibrated: Annotated[
         bool | None, typer.Option(help="Serve subnets without statistics of their own.")
     ] = None,
+    journal: Annotated[
+        str | None, default("A file for every decision, as JSON lines.", "journal")
+    ] = None,
     log_level: Annotated[str | None, default("debug, info, warning...", "log_level")] = None,
     config_file: ConfigFile = None,
 ) -> None:
