@@ -57,5 +57,30 @@ GPU_PYTHON = $(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON))
 gpu-check: ## on a GPU: check every kernel and subnet, then time them; without a network, in 9 minutes
 	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) -m benchmarks.gpu $(GPU_FLAGS)
 
+# What a machine with PyTorch and Triton usually lacks for the whole server and its load.
+GPU_PACKAGES ?= fastapi uvicorn uvloop httptools python-multipart httpx orjson pillow simplejpeg typer rich \
+	safetensors locust scipy matplotlib
+GPU_PYTHON_VERSION ?= 3.12
+WHEELS := build/wheels
+GPU_VENV := build/gpu-venv
+GPU_SERVER = $(if $(wildcard $(STAMP)),$(BIN)/python,$(GPU_VENV)/bin/python)
+
+.PHONY: gpu-wheels gpu-experiment
+gpu-wheels: ## with a network: fetch the wheels that a GPU machine without one needs for the server
+	$(PYTHON) -m pip download --quiet --dest $(WHEELS) --only-binary :all: --python-version $(GPU_PYTHON_VERSION) \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		-c constraints.txt $(GPU_PACKAGES)
+
+gpu-experiment: ## on a GPU: profile, throughput range, policies under load on the whole server; without a network
+	test -e $(STAMP) || test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	test -e $(STAMP) || $(GPU_VENV)/bin/python -m pip install --quiet --no-index --find-links $(WHEELS) $(GPU_PACKAGES)
+	test -e $(STAMP) || $(GPU_VENV)/bin/python -m pip install --quiet --no-index --no-deps --no-build-isolation -e .
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_SERVER) -m benchmarks.gpu.serving $(GPU_FLAGS)
+
+.PHONY: experiments
+experiments: $(STAMP) ## the live experiments of docs/experiments.md: an hour on an idle machine
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
+	$(BIN)/python -m benchmarks.live
+
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

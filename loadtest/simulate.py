@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.records import Record
-from loadtest.simulation_noise import Noise, factor_stream
+from loadtest.simulation_noise import Noise, Scatter, noisy_times
 from loadtest.simulation_outcomes import Books, Floats, Outcomes
 from loadtest.simulation_timing import timed
 from loadtest.simulation_workers import (
@@ -68,7 +68,7 @@ def simulate_arrays(
     actuation: float = 0.0,
     loading: Mapping[str, float] | None = None,
     resident: int = 1,
-    noise: Noise | None = None,
+    noise: Noise | Scatter | None = None,
     events: Iterable[FleetEvent] = (),
     profiles: Mapping[str, Profile] | None = None,
     true_profile: Profiles | None = None,
@@ -87,7 +87,7 @@ def simulate_arrays(
 
     The workers: ``actuation``, ``loading`` and ``resident``: see `Switching`; the server plans
     without these costs. A batch takes what ``true_profile`` (by device type, if it is a mapping)
-    says, or else the planned time, times a factor of ``noise`` drawn from ``seed``. ``events`` are
+    says, or else the planned time, changed by ``noise`` that is drawn from ``seed``. ``events`` are
     the workers' failures, joins and restarts.
 
     What else to collect: ``decisions``, the real seconds of each call of `choose`; ``log``, each
@@ -130,7 +130,7 @@ def simulate_arrays(
         real=real,
         credits=credits,
         switching=switching,
-        factors=factor_stream(noise, seed),
+        times=noisy_times(noise, seed),
         books=books,
     )
     recorder = None if log is None else lambda *event: log.append(event)

@@ -1,8 +1,8 @@
-"""How far a batch's latency is from its profile: random factors, reproducible from a seed."""
+"""How far a batch's latency is from its profile: random, and reproducible from a seed."""
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -57,13 +57,56 @@ class Exponential:
         return rng.exponential(1.0, count)
 
 
-def factor_stream(noise: Noise | None, seed: int) -> Iterator[float]:
-    """One factor after another without end; 1 without noise."""
-    return repeat(1.0) if noise is None else _draws(noise, seed)
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Seconds on top, drawn from those that were observed on batches that took about as long.
+
+    What disturbs a server, another process or a late wake-up, adds time rather than multiplies it.
+    ``strata`` are (the longest usual time, the observed differences), ascending in time; what takes
+    longer than all of them is of the last.
+    """
+
+    strata: tuple[tuple[float, tuple[float, ...]], ...]
+
+    def __post_init__(self) -> None:
+        edges = [edge for edge, _ in self.strata]
+        if not edges or edges != sorted(edges) or not all(found for _, found in self.strata):
+            raise ValueError("a scatter needs strata that ascend, each with observations")
+
+    def times(self, rng: np.random.Generator) -> Callable[[float], float]:
+        """What a batch takes whose usual time is given; never less than half of that."""
+        edges = [edge for edge, _ in self.strata][:-1]
+        observed = [found for _, found in self.strata]
+        shares = _uniform(rng)
+
+        def time(usual: float) -> float:
+            found = observed[bisect_left(edges, usual)]
+            return max(usual + found[int(next(shares) * len(found))], usual / 2)
+
+        return time
 
 
-def _draws(noise: Noise, seed: int) -> Iterator[float]:
+def noisy_times(noise: Noise | Scatter | None, seed: int) -> Callable[[float], float]:
+    """From the usual time of a batch to the one that it takes."""
+    if noise is None:
+        return _usual
     # A child of the seed: arrivals drawn from the same seed must not repeat the same numbers.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+    if isinstance(noise, Scatter):
+        return noise.times(rng)
+    factors = _draws(noise, rng)
+    return lambda usual: usual * next(factors)
+
+
+def _usual(time: float) -> float:
+    return time
+
+
+def _draws(noise: Noise, rng: np.random.Generator) -> Iterator[float]:
     while True:
         yield from noise.factors(rng, _BLOCK).tolist()
+
+
+def _uniform(rng: np.random.Generator) -> Iterator[float]:
+    while True:
+        yield from rng.random(_BLOCK).tolist()

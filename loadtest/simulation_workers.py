@@ -1,6 +1,6 @@
 """The workers of a simulation: how fast each is, what it has loaded, when it comes and goes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from policies.types import Profile
@@ -129,10 +129,18 @@ class VirtualWorker:
         return f"<VirtualWorker {self.spec.name}, free at {self.free_at:g}>"
 
     def begin(
-        self, subnet: str, size: int, now: float, factor: float, switching: Switching
+        self,
+        subnet: str,
+        size: int,
+        now: float,
+        times: Callable[[float], float],
+        switching: Switching,
     ) -> tuple[float, float]:
-        """Take a batch; when it really starts, switching included, and when it is done."""
+        """Take a batch; when it really starts, switching included, and when it is done.
+
+        ``times`` makes the time that it takes of the usual one.
+        """
         start = max(now, self.free_at)
-        latency = self.profile.latency(subnet, size) * factor / self.spec.speed
+        latency = times(self.profile.latency(subnet, size)) / self.spec.speed
         self.free_at = start + (switching.change(self.recent, subnet) + latency)
         return start, self.free_at

@@ -1,6 +1,6 @@
 """The world around the scheduler in a simulation: its clock, its queries and its workers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
 from typing import Any
@@ -34,11 +34,11 @@ class World:
         real: Mapping[str, Profile],
         credits: int,
         switching: Switching,
-        factors: Iterator[float],
+        times: Callable[[float], float],
         books: Books,
     ) -> None:
         """``queries`` and ``script`` ascend in time. ``real`` is, by device type, what batches
-        really take, but for ``factors``: one for each dispatch.
+        usually take; ``times`` makes the time of each of it.
         """
         self.names: list[str] = []  # of workers, by number
         self._queries = queries
@@ -48,7 +48,7 @@ class World:
         self._real = real
         self._credits = credits
         self._switching = switching
-        self._factors = factors
+        self._times = times
         self._books = books
         self._specs: dict[str, WorkerSpec] = {}  # as each joined last
         self._live: dict[str, VirtualWorker] = {}
@@ -110,8 +110,8 @@ class World:
 
     def _begin(self, dispatch: Dispatch) -> None:
         worker, now = self._live[dispatch.worker], self._now
-        size, factor = len(dispatch.queries), next(self._factors)
-        start, finish = worker.begin(dispatch.subnet, size, now, factor, self._switching)
+        size = len(dispatch.queries)
+        start, finish = worker.begin(dispatch.subnet, size, now, self._times, self._switching)
         self._books.begin(dispatch, worker.number, now, start, finish)
         heappush(self._running, (finish, dispatch.id, worker))
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from superserve.engine_types import EngineLike, EngineResult, EngineSpec, build_engine
 from superserve.errors import ConfigError
+from superserve.heap import settle
 from superserve.messages import WorkerInfo
 from superserve.slots import Shape, SlotMemory
 from superserve.wire import Attach, Decoder, Ready, Refused, Result, Run, RunFailed, encode
@@ -98,6 +99,7 @@ def serve(link: socket.socket, worker: WorkerSpec, slots_fd: int) -> None:
             log.exception("worker %s cannot start", worker.name)
         link.sendall(encode(Refused(explain(error))))
         return
+    settle()
     link.sendall(encode(Ready(info)))
     shapes = image_shapes(info)
     slots: SlotMemory | None = None

@@ -76,7 +76,7 @@ def results_document(results: ExperimentResults) -> dict[str, object]:
                 "service": {
                     name: value
                     for name, value in known.service.document().items()
-                    if name != "factors"
+                    if name != "scatter"
                 },
             }
             for kind, known in results.kinds.items()

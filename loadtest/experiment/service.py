@@ -13,17 +13,18 @@ from typing import Any, Self
 import numpy as np
 
 from loadtest.records import Record
-from loadtest.simulation_noise import Empirical
+from loadtest.simulation_noise import Scatter
 from policies.types import Profile
 from superserve.journal import JournalEntries, ServedBatch
 
-MOST_FACTORS = 2000  # of the scatter that is kept
+STRATA = 6  # of usual times, at most
+MOST = 400  # observations of a stratum that are kept
 LEAST = 3  # batches of one kind whose median counts
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceModel:
-    """Times in seconds. ``factors`` are observed times over modelled ones.
+    """Times in seconds. ``scatter`` is what observed times were longer than modelled ones.
 
     ``overhead`` is what a client waits beyond what the server knows of: sending, parsing, and the
     way of the answer. ``loading`` is by subnet; empty where nothing had to be loaded.
@@ -31,7 +32,7 @@ class ServiceModel:
 
     fixed: float
     factor: float
-    factors: tuple[float, ...]
+    scatter: Scatter
     overhead: float
     batches: int
     loading: dict[str, float]
@@ -41,16 +42,13 @@ class ServiceModel:
         rows = (tuple(self.fixed + self.factor * each for each in row) for row in base.latencies)
         return Profile(base.subnets, base.accuracies, base.batch_sizes, tuple(rows))
 
-    @property
-    def noise(self) -> Empirical:
-        return Empirical(self.factors)
-
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Self:
-        return cls(**{**document, "factors": tuple(document["factors"])})
+        strata = tuple((edge, tuple(found)) for edge, found in document["scatter"]["strata"])
+        return cls(**{**document, "scatter": Scatter(strata)})
 
 
 def learn(base: Profile, journal: JournalEntries, records: Sequence[Record]) -> ServiceModel:
@@ -69,14 +67,16 @@ def learn(base: Profile, journal: JournalEntries, records: Sequence[Record]) -> 
     y = np.array([float(np.median(times)) for times in kinds.values()])
     # A median of n times is n times as sure as one time, and long times scatter more than short.
     fixed, factor = _line(x, y, np.array([len(times) for times in kinds.values()]) / y)
-    ratios = [
-        _service(batch) / (fixed + factor * base.latency(batch.subnet, batch.size))
-        for batch in done
-    ]
     return ServiceModel(
         fixed=fixed,
         factor=factor,
-        factors=tuple(float(f"{ratio:.4g}") for ratio in _thinned(ratios)),
+        scatter=_scatter(
+            [
+                (usual, _service(batch) - usual)
+                for batch in done
+                for usual in [fixed + factor * base.latency(batch.subnet, batch.size)]
+            ]
+        ),
         overhead=_overhead(journal, records),
         batches=len(done),
         loading=_loading(done),
@@ -97,12 +97,28 @@ def _line(x: Any, y: Any, weights: Any) -> tuple[float, float]:
     return 0.0, float(np.average(y / x, weights=weights))
 
 
-def _thinned(ratios: Sequence[float]) -> Sequence[float]:
+def _scatter(found: Sequence[tuple[float, float]]) -> Scatter:
+    """Of (usual time, difference): strata by time, about as large as each other."""
+    by_time: dict[float, list[float]] = defaultdict(list)
+    for usual, difference in found:
+        by_time[usual].append(difference)
+    strata: list[tuple[float, tuple[float, ...]]] = []
+    gathered: list[float] = []
+    for usual in sorted(by_time):
+        gathered += by_time[usual]
+        if len(gathered) >= len(found) / STRATA:
+            strata.append((usual, _thinned(gathered)))
+            gathered = []
+    if gathered:
+        strata.append((max(by_time), _thinned(gathered)))
+    return Scatter(tuple(strata))
+
+
+def _thinned(values: Sequence[float]) -> tuple[float, ...]:
     """As many as a file should hold, at equal distances in their order."""
-    if len(ratios) <= MOST_FACTORS:
-        return ratios
-    ordered = np.sort(ratios)
-    return [float(v) for v in ordered[np.linspace(0, len(ordered) - 1, MOST_FACTORS).astype(int)]]
+    ordered = np.sort(values)
+    places = np.linspace(0, len(ordered) - 1, min(MOST, len(ordered))).astype(int)
+    return tuple(float(f"{value:.4g}") for value in ordered[places])
 
 
 def _overhead(journal: JournalEntries, records: Sequence[Record]) -> float:

@@ -53,7 +53,7 @@ def simulate_run(
         credits=credits_,
         max_waiting=slots,
         resident=system.resident_models,
-        noise=service.noise,
+        noise=service.scatter,
         true_profile=service.true_profile(base),
         **options,
     )

@@ -81,6 +81,7 @@ def serve(
 
 
 async def _serve(config: Config) -> None:
+    from superserve.heap import settle
     from superserve.server.run import listen, run_server
     from superserve.service import running
 
@@ -92,6 +93,7 @@ async def _serve(config: Config) -> None:
         for name, profile in service.profiles.items():
             console.print(_subnet_table(name, profile, service.dispatcher.models[name].subnets))
         console.print(f"Policy {config.policy}; SLO {config.slo_ms:g} ms unless a request says so.")
+        settle()
         console.print(f"Serving on {url}  (docs: {url}/docs; stop with Ctrl-C)")
         await run_server(service.app, config, listener=listener)
     console.print("Stopped.")
