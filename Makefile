@@ -80,7 +80,7 @@ gpu-experiment: ## on a GPU: profile, throughput range, policies under load on t
 .PHONY: experiments
 experiments: $(STAMP) ## the live experiments of docs/experiments.md: an hour on an idle machine
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
-	$(BIN)/python -m benchmarks.live
+	$(BIN)/python -m benchmarks.live --docs docs/experiments.md --reports docs/live
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

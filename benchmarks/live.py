@@ -5,6 +5,7 @@ Real traces are used where SUPERSERVE_TRACES names a folder that has them.
 """
 
 import argparse
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from benchmarks.common import RESULTS
 from benchmarks.study_runs import STUDIES, markdown
 from loadtest.experiment.command import ExperimentOptions, run_command
 from loadtest.experiment.definition_file import read_experiment
+from loadtest.experiment.report import PLOTS
 from loadtest.experiment.report import RESULTS as FIGURES
 from loadtest.traces import find_traces
 from supernets.data.digits_data import sample_images
 
-STUDY_NAMES = ("live-digits", "live-emulated")
+STUDY_NAMES = ("live-digits", "live-emulated", "live-peers")
 TRACES = "live-traces"
 FOLDER = Path("build") / "live"
 ROUNDED = 6  # significant digits of a committed figure
@@ -46,6 +48,8 @@ def main() -> None:
             print(f"\n{title}\n\n{text}")
         if options.docs is not None:
             put(options.docs, tables)
+        if options.reports is not None:
+            copy_report(folder, options.reports / name)
 
 
 def tables_of(document: Document) -> dict[str, str]:
@@ -76,6 +80,14 @@ def _table(document: Document, setting: tuple[str, int]) -> str:
     columns = ["policy", "met, %", "simulated", "accuracy, %", "simulated", "p99, ms",
                "mean batch", "runs"]  # fmt: skip
     return markdown(columns, rows)
+
+
+def copy_report(folder: Path, there: Path) -> None:
+    """The report in Markdown with its pictures."""
+    there.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "report.md", there)
+    shutil.rmtree(there / PLOTS, ignore_errors=True)
+    shutil.copytree(folder / PLOTS, there / PLOTS)
 
 
 def put(page: Path, tables: Mapping[str, str]) -> None:
@@ -118,6 +130,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="records, reports, plots")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--docs", type=Path, help="a page of docs/ to write the tables into")
+    parser.add_argument("--reports", type=Path, help="a folder of docs/ to copy the reports into")
     parser.add_argument("--only", nargs="*", help="some of the studies")
     parser.add_argument("--tables-only", action="store_true", help="of runs that are there")
     return parser.parse_args()

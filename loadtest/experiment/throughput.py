@@ -47,9 +47,10 @@ def highest(
 
     Bisection between ``low``, which is taken for met, and ``high``.
     """
-    invalid_above = False
-    if probe(high).met:
+    first = probe(high)
+    if first.met and first.valid:
         return high, False
+    invalid_above = not first.valid
     for _ in range(steps):
         middle = (low + high) / 2
         found = probe(middle)
