@@ -53,9 +53,21 @@ def main() -> None:
 
 
 def tables_of(document: Document) -> dict[str, str]:
-    """By name: one table of the policies for each setting, as the docs show them."""
+    """By name, as the docs show them: the policies in each setting, and the simulation's errors."""
     settings = list(dict.fromkeys(_setting(line) for line in document["live"]))
-    return {str(number): _table(document, setting) for number, setting in enumerate(settings, 1)}
+    tables = {str(n): _table(document, setting) for n, setting in enumerate(settings, 1)}
+    return {**tables, "fidelity": _fidelity(document)}
+
+
+def _fidelity(document: Document) -> str:
+    """The errors of the simulation, live less simulated, over the configurations."""
+    rows = [
+        [what, f"{found['mean']:.2f}", f"{found['worst']:.2f}", f"{found['bias']:+.2f}",
+         found["count"]]
+        for what in ("attainment", "accuracy")
+        if (found := document["fidelity"][what]) is not None
+    ]  # fmt: skip
+    return markdown(["points of", "mean error", "worst", "bias", "configurations"], rows)
 
 
 def _table(document: Document, setting: tuple[str, int]) -> str:
