@@ -162,7 +162,8 @@ class _Runner:
     def _labelled(self, payloads: Payloads | None) -> Path | None:
         """A folder of images; none for workers that look at nothing."""
         experiment = self._experiment
-        if experiment.load.images is not None or experiment.server.emulated:
+        load = experiment.load
+        if load.images is not None or load.pixels or experiment.server.emulated:
             return experiment.load.images
         if experiment.server.supernet != DEFAULTS.supernet or payloads is None:
             return None
