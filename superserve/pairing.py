@@ -14,6 +14,8 @@ from superserve.worker_table import Worker, WorkersView
 
 MakePolicy = Callable[[Profile], Policy]
 
+_SHORTEST_WAIT = 1e-6  # seconds
+
 
 class PolicyError(ValueError):
     """A policy raised, or chose what its profile does not have.
@@ -112,9 +114,13 @@ class Pairing:
         except Exception as error:
             raise PolicyError(f"{self._policy!r} failed in choose: {error!r}") from error
         if isinstance(choice, Wait):
-            until = choice.until - kept_back
-            if not until > start:
-                raise PolicyError(f"{self._policy!r} chose {choice}, which is over at {start}")
+            policys_now = start + kept_back
+            if not choice.until > policys_now:
+                raise PolicyError(
+                    f"{self._policy!r} chose {choice}, which is over at {policys_now}"
+                )
+            # On our clock a moment may round to none, and time must go on.
+            until = max(choice.until - kept_back, start + _SHORTEST_WAIT)
             self.wait_until = min(self.wait_until, until)
             return None
         return None if choice is None else self._take(self._checked(choice), now, start)

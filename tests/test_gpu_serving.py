@@ -1,4 +1,4 @@
-"""What the experiment on a GPU sends to it: a model made here, a study, and what is missing told."""
+"""The experiment on a GPU: a model made on the spot, a study, and what is missing told."""
 
 import pytest
 

@@ -34,7 +34,7 @@ SERVER = ("supernet", "devices", "profile", "profile_seconds", "slowdown")
 RESERVED = ("policy", "policy_options", "host", "port", "worker", "resident_models", "journal",
             "latency_profile", "late", "reserve", "margin_ms")  # fmt: skip
 SETTINGS = tuple(f.name for f in fields(Config) if f.name not in (*SERVER, *RESERVED))
-LOAD = ("processes", "connections", "images", "image_count", "timeout_ms", "attempts")
+LOAD = ("processes", "connections", "images", "image_count", "pixels", "timeout_ms", "attempts")
 PEER = ("name", "subnet", "label", "options")
 SYSTEM = ("worker", "resident_models")
 # The server's own settings, where the file has none: so a study serves as `superserve serve` does.
@@ -129,7 +129,7 @@ def experiment_document(experiment: Experiment) -> dict[str, Any]:
         if system != System():
             described |= {"worker": system.worker, "resident_models": system.resident_models}
     server, load = experiment.server, experiment.load
-    plain = ("processes", "connections", "image_count", "attempts")
+    plain = ("processes", "connections", "image_count", "pixels", "attempts")
     described_load: dict[str, Any] = {name: getattr(load, name) for name in plain}
     if load.images is not None:
         described_load["images"] = str(load.images)
@@ -192,6 +192,7 @@ def _load(table: Table, folder: Path) -> LoadSpec:
         connections=table.whole("connections", defaults.connections),
         images=folder / images if images else None,
         image_count=table.whole("image_count", defaults.image_count),
+        pixels=table.truth("pixels", default=False),
         timeout=table.number("timeout_ms", 0.0) / 1e3 or None,
         attempts=max(table.whole("attempts", defaults.attempts), 1),
     )

@@ -55,6 +55,7 @@ class LoadSpec:
     connections: int = 512
     images: Path | None = None  # a folder; None: the held-out digits, where the supernet is that
     image_count: int = 2000
+    pixels: bool = False  # raw grey ones in place of images
     timeout: float | None = None
     attempts: int = 3
 

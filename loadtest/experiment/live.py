@@ -89,6 +89,7 @@ def send(
             policy_options={} if policy is None else policy.options,
             images=sent.images,
             image_count=load.image_count,
+            pixels=load.pixels,
             connections=load.connections,
             processes=load.processes,
             records=records,

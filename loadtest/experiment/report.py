@@ -217,7 +217,7 @@ def _fidelity(results: ExperimentResults, plots: Path) -> list[Block]:
         Heading("How true the simulation is"),
         Paragraph(
             "The simulation has the same arrivals, scheduler and policies. How long batches occupy "
-            "a worker, and what a client waits beyond the server, was learnt in one run before all "
+            "a worker, and what a client waits beyond the server, was learnt in runs before all "
             f"others. SLO attainment: {error_text(error([pair.attainment for pair in found]))} "
             "configurations. "
             f"Accuracy: {error_text(error([pair.accuracy for pair in found]))}."

@@ -27,13 +27,16 @@ from loadtest.experiment.simulated import simulate_run
 from loadtest.experiment.store import FACTS, FactsStore, keep_design
 from loadtest.experiment.throughput import Sustained, sustained_rates
 from loadtest.locusts.images import write_images
+from loadtest.records import Record
 from loadtest.workloads import make_arrivals, scaled
 from policies.types import Profile
 from superserve.config import DEFAULTS
 from superserve.errors import ConfigError
+from superserve.journal import JournalEntries
 from superserve.profile_store import LatencyProfile
 
 LIVE, SIMULATED = "live.jsonl", "simulated.jsonl"
+LEARNING_POLICIES = ("default", "maxacc")  # large batches, and small ones of every subnet
 LEARNING_SEED = 90_001  # of no run that is reported
 # Seconds, and multiples of what the largest subnet can serve: all sizes of batches must occur.
 LEARNING_LOAD = {"kind": "phases", "steps": [[4, 0.4], [4, 0.9], [4, 1.5], [4, 2.0]]}
@@ -162,7 +165,8 @@ class _Runner:
     def _labelled(self, payloads: Payloads | None) -> Path | None:
         """A folder of images; none for workers that look at nothing."""
         experiment = self._experiment
-        if experiment.load.images is not None or experiment.server.emulated:
+        load = experiment.load
+        if load.images is not None or load.pixels or experiment.server.emulated:
             return experiment.load.images
         if experiment.server.supernet != DEFAULTS.supernet or payloads is None:
             return None
@@ -172,29 +176,39 @@ class _Runner:
         return folder
 
     def _learn(self, kind: str, path: Path, latency: LatencyProfile) -> Kind:
-        """How long batches take in a server, from a run that is not reported."""
-        experiment = self._experiment
-        base = base_table(latency, emulated=experiment.server.emulated)
+        """How long batches take in a server, from runs that are not reported."""
+        base = base_table(latency, emulated=self._experiment.server.emulated)
         file = self._folder / "learning" / f"{kind}.json"
         if not file.exists():
-            self._say(f"learning the service times of {kind} workers")
-            policy = PolicySpec("default", label=f"learning {kind}")
-            system = next(s for s in _systems(experiment) if s.worker == kind)
-            learning = replace(experiment, systems={policy.label: system})
-            records = file.with_suffix(".records.jsonl")
-            sent = self._sent(learning_load(base, experiment.server.workers), LEARNING_SEED)
-            contestant = ours(learning, _as_served(policy, experiment), path, self._folder,
-                              f"learning-{kind}")  # fmt: skip
-            found = run_live(contestant, sent, records, self._say)
-            assert found.journal is not None
+            runs = [self._lesson(kind, policy, path, base) for policy in LEARNING_POLICIES]
             try:
-                service = learn(base, found.journal, found.records)
+                service = learn(base, runs)
             except ValueError as error:
                 raise ConfigError(f"{kind} workers: {error}") from error
             file.write_text(json.dumps(service.document()) + "\n")
         service = ServiceModel.read(json.loads(file.read_text()))
         self._step()
         return Kind(path, latency, base, service)
+
+    def _lesson(
+        self, kind: str, policy: str, path: Path, base: Profile
+    ) -> tuple[JournalEntries, tuple[Record, ...]]:
+        """The load that teaches, under one policy."""
+        experiment, name = self._experiment, f"{kind}-{policy}"
+        self._say(f"learning the service times of {kind} workers")
+        # What plans differently learns differently: served as the study's first policy is.
+        serving = experiment.study.policies[0].serving
+        spec = PolicySpec(policy, label=f"learning {name}", serving=serving)
+        system = next(s for s in _systems(experiment) if s.worker == kind)
+        contestant = ours(
+            replace(experiment, systems={spec.label: system}), spec, path, self._folder,
+            f"learning-{name}",
+        )  # fmt: skip
+        sent = self._sent(learning_load(base, experiment.server.workers), LEARNING_SEED)
+        records = self._folder / "learning" / f"{name}.records.jsonl"
+        found = run_live(contestant, sent, records, self._say)
+        assert found.journal is not None
+        return found.journal, found.records
 
     def _sent(self, workload: Mapping[str, object], seed: int, slo: float | None = None) -> Sent:
         found = slo if slo is not None else self._experiment.study.workloads[0].slo
@@ -286,8 +300,3 @@ def learning_load(base: Profile, workers: int) -> dict[str, object]:
 
 def _systems(experiment: Experiment) -> list[System]:
     return [experiment.system(policy.label) for policy in experiment.study.policies]
-
-
-def _as_served(policy: PolicySpec, experiment: Experiment) -> PolicySpec:
-    """With the serving of the study's first policy: what plans differently learns differently."""
-    return replace(policy, serving=experiment.study.policies[0].serving)

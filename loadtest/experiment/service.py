@@ -1,4 +1,4 @@
-"""How long a batch occupies a worker of a live server, learnt from a run apart from the others.
+"""How long a batch occupies a worker of a live server, learnt from runs apart from the others.
 
 A profile is measured on an idle device, in one process. In a server a batch also crosses to the
 worker and back, and shares the machine with HTTP, decoding and the load generator. The model is
@@ -20,6 +20,8 @@ from superserve.journal import JournalEntries, ServedBatch
 STRATA = 6  # of usual times, at most
 MOST = 400  # observations of a stratum that are kept
 LEAST = 3  # batches of one kind whose median counts
+
+Run = tuple[JournalEntries, Sequence[Record]]  # what the server and the clients of one run saw
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,12 @@ class ServiceModel:
         return cls(**{**document, "scatter": Scatter(strata)})
 
 
-def learn(base: Profile, journal: JournalEntries, records: Sequence[Record]) -> ServiceModel:
+def learn(base: Profile, runs: Sequence[Run]) -> ServiceModel:
     """``base`` has a time for each size of batch that was run.
 
     Raises ``ValueError`` where too little was served to learn anything.
     """
-    done = [batch for batch in journal.batches if batch.finish is not None]
+    done = [batch for journal, _ in runs for batch in journal.batches if batch.finish is not None]
     groups: dict[tuple[str, int], list[float]] = defaultdict(list)
     for batch in done:
         groups[batch.subnet, batch.size].append(_service(batch))
@@ -77,7 +79,7 @@ def learn(base: Profile, journal: JournalEntries, records: Sequence[Record]) -> 
                 for usual in [fixed + factor * base.latency(batch.subnet, batch.size)]
             ]
         ),
-        overhead=_overhead(journal, records),
+        overhead=_overhead(runs),
         batches=len(done),
         loading=_loading(done),
     )
@@ -121,15 +123,16 @@ def _thinned(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in ordered[places])
 
 
-def _overhead(journal: JournalEntries, records: Sequence[Record]) -> float:
+def _overhead(runs: Sequence[Run]) -> float:
     """The medians' difference: both sides saw the same queries, without knowing them by name."""
     server = [
         batch.finish - arrival
+        for journal, _ in runs
         for batch in journal.batches
         if batch.finish is not None
         for arrival in batch.arrivals
     ]
-    client = [record.latency for record in records if record.latency is not None]
+    client = [r.latency for _, records in runs for r in records if r.latency is not None]
     if not server or not client:
         return 0.0
     return max(float(np.median(client) - np.median(server)), 0.0)

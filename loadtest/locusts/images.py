@@ -70,6 +70,11 @@ def blank_image(height: int, width: int) -> Payload:
     return Payload(buffer.getvalue())
 
 
+def blank_pixels(height: int, width: int, channels: int) -> Payload:
+    """The same as the network takes it: nothing has to be decoded."""
+    return Payload(bytes([128]) * (height * width * channels))
+
+
 def _suffix(body: bytes) -> str:
     if body.startswith(b"\xff\xd8"):
         return ".jpg"

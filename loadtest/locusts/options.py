@@ -37,6 +37,7 @@ class RunOptions:
     min_accuracy: float | None  # percent
     image_count: int
     connections: int  # of each worker
+    pixels: bool = False  # raw ones, which the server need not decode
 
 
 def add_options(parser: Any, **_: Any) -> None:
@@ -56,6 +57,7 @@ def add_options(parser: Any, **_: Any) -> None:
     add("--model", default="", help="Else the server's first")
     add("--min-accuracy", type=float, help="Percent, asked of every answer")
     add("--image-count", type=int, default=IMAGE_COUNT, help="Of --images, drawn by the seed")
+    add("--pixels", action="store_true", help="Send raw grey pixels: the server decodes nothing")
     add("--connections", type=int, default=CONNECTIONS, help="At once, of each worker")
     # Not in the web UI: whoever reaches that shall not read or write files.
     hidden = {"include_in_web_ui": False}
@@ -86,6 +88,7 @@ def read_options(values: Mapping[str, Any]) -> RunOptions:
         min_accuracy=None if floor in {None, ""} else _number(values, "min_accuracy", 0.0),
         image_count=_whole(values, "image_count", IMAGE_COUNT, least=1),
         connections=_whole(values, "connections", CONNECTIONS, least=1),
+        pixels=str(values.get("pixels") or "").lower() in {"true", "on", "1"},
     )
 
 

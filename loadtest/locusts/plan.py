@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from loadtest.arrivals import Times
 from loadtest.client import Payload
 from loadtest.connections import Target
-from loadtest.locusts.images import blank_image, read_images
+from loadtest.locusts.images import blank_image, blank_pixels, read_images
 from loadtest.locusts.messages import Shard, cut
 from loadtest.locusts.options import RunOptions
 from loadtest.records import Header
@@ -57,6 +57,7 @@ class Plan:
             "timeout": options.timeout,
             "min_accuracy": options.min_accuracy,
             "images": len(self.payloads),
+            "pixels": options.pixels,
             "labelled_images": sum(payload.label is not None for payload in self.payloads),
             **found,
         }
@@ -76,12 +77,12 @@ def make_plan(options: RunOptions, url: str, images: Path | None, client: Client
     if not len(arrivals):
         raise ConfigError(f"no query arrives in the workload {label}")
     model = _model(client.models(), options.model)
-    payloads = (
-        read_images(images, model.labels, options.image_count, options.seed)
-        if images is not None
-        else (blank_image(model.input.height, model.input.width),)
-    )
+    if options.pixels and images is not None:
+        raise ConfigError("--pixels sends grey pixels: leave out --images")
+    payloads = _payloads(options, images, model)
     asked = {"slo_ms": f"{options.slo * 1000:g}", "top_k": "1", "model": model.name}
+    if options.pixels:
+        asked["format"] = "pixels"
     if options.min_accuracy is not None:
         asked["min_accuracy"] = f"{options.min_accuracy:g}"
     try:
@@ -94,6 +95,17 @@ def make_plan(options: RunOptions, url: str, images: Path | None, client: Client
         else client.policy()
     )
     return Plan(options, url, model.name, policy.policy, arrivals, payloads, target, label)
+
+
+def _payloads(
+    options: RunOptions, images: Path | None, model: ModelDescription
+) -> tuple[Payload, ...]:
+    size = model.input
+    if options.pixels:
+        return (blank_pixels(size.height, size.width, size.channels),)
+    if images is None:
+        return (blank_image(size.height, size.width),)
+    return read_images(images, model.labels, options.image_count, options.seed)
 
 
 def _model(models: tuple[ModelDescription, ...], name: str) -> ModelDescription:

@@ -43,6 +43,7 @@ class LocustSettings:
     images: Path | None = None  # a folder of images for each class; else `payloads`, else a blank
     payloads: Sequence[tuple[bytes, int]] = ()  # image files with the index of their label
     image_count: int = IMAGE_COUNT
+    pixels: bool = False  # raw grey ones, in place of images: the server decodes nothing
     connections: int = CONNECTIONS  # at once, of each process
     processes: int = 0  # that send, beside one that leads; 0: one does both
     records: Path | None = None  # to keep them
@@ -133,6 +134,8 @@ def command(settings: LocustSettings, records: Path) -> list[str]:
     ]  # fmt: skip
     if settings.min_accuracy is not None:
         line += ["--min-accuracy", repr(settings.min_accuracy)]
+    if settings.pixels:
+        line.append("--pixels")
     if settings.processes:
         port = str(free_port())
         line += [

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from superserve.api import Classification, LabelScore, Timing
 from superserve.decode import decode
-from superserve.errors import InternalError, SuperServeError
+from superserve.errors import BadImage, InternalError, SuperServeError
 from superserve.image_header import read_header
 from superserve.messages import Answer, ModelInfo, Preprocessing
 from superserve.server.bodies import split
@@ -74,7 +74,10 @@ class Classify:
         dispatcher = self._front_end.dispatcher
         steps = parameters.model.preprocessing
         slot = dispatcher.reserve()
-        await self._decode(image, slot, steps, deadline=arrival + parameters.slo)
+        if parameters.pixels:
+            self._copy(image, slot, steps)
+        else:
+            await self._decode(image, slot, steps, deadline=arrival + parameters.slo)
         answer = await dispatcher.submit(
             slot,
             model=parameters.model.name,
@@ -86,6 +89,18 @@ class Classify:
             top_k=parameters.top_k,
         )
         return _classification(answer, parameters.model)
+
+    def _copy(self, image: bytes, slot: int, steps: Preprocessing) -> None:
+        """Fill the slot with pixels as they are, or give it back."""
+        height, width, channels = steps.shape
+        if len(image) != height * width * channels:
+            self._front_end.dispatcher.release(slot)
+            raise BadImage(
+                f"format=pixels takes {height} x {width} x {channels} bytes, row by row, "
+                f"not {len(image)}"
+            )
+        pixels = self._front_end.dispatcher.slot_pixels(slot, steps.shape)
+        pixels[:] = np.frombuffer(image, np.uint8).reshape(steps.shape)
 
     async def _decode(self, image: bytes, slot: int, steps: Preprocessing, deadline: float) -> None:
         """Fill the slot, in a thread if that takes long, or give it back."""

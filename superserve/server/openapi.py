@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from superserve.api import Classification
 from superserve.config import Config
-from superserve.server.parameters import DEFAULT_TOP_K, MAX_PRIORITY
+from superserve.server.parameters import DEFAULT_TOP_K, FORMATS, MAX_PRIORITY
 
 _REF = "#/components/schemas/"
 
@@ -178,6 +178,11 @@ def _classify(config: Config) -> dict[str, Any]:
                 {"type": "integer", "minimum": 0, "maximum": MAX_PRIORITY, "default": 0},
                 "For policies that weigh it.",
             ),
+            _parameter(
+                "format",
+                {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]},
+                "pixels: the body is what the network takes, uint8 [H, W, C], and not a file.",
+            ),
             {
                 "name": "X-SLO-Ms",
                 "in": "header",
@@ -192,6 +197,7 @@ def _classify(config: Config) -> dict[str, Any]:
                 "image/jpeg": binary,
                 "image/png": binary,
                 "image/webp": binary,
+                "application/octet-stream": binary,
                 "multipart/form-data": {
                     "schema": {"type": "object", "properties": {"image": files}}
                 },

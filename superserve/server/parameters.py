@@ -14,18 +14,23 @@ SLO_HEADER = "x-slo-ms"
 DEFAULT_TOP_K = 5
 MAX_PRIORITY = 100
 
-_NAMES = ("slo_ms", "top_k", "min_accuracy", "model", "priority")
+_NAMES = ("slo_ms", "top_k", "min_accuracy", "model", "priority", "format")
+FORMATS = ("file", "pixels")
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """``slo`` is in seconds from arrival, ``min_accuracy`` in percent."""
+    """``slo`` is in seconds from arrival, ``min_accuracy`` in percent.
+
+    With ``pixels`` an image is what the network takes, uint8 [H, W, C], and not a file.
+    """
 
     model: ModelInfo
     slo: float
     top_k: int
     min_accuracy: float
     priority: int
+    pixels: bool = False
 
 
 def parse_parameters(
@@ -65,7 +70,11 @@ def parse_parameters(
     min_accuracy = 0.0
     if "min_accuracy" in given:
         min_accuracy = _min_accuracy(given["min_accuracy"], profiles[model.name])
-    return Parameters(model, slo_ms / 1000.0, top_k, min_accuracy, priority)
+    form = given.get("format", FORMATS[0])
+    if form not in FORMATS:
+        raise BadParameter(f"format must be one of {', '.join(FORMATS)}, not {_shown(form)}")
+    pixels = form == "pixels"
+    return Parameters(model, slo_ms / 1000.0, top_k, min_accuracy, priority, pixels)
 
 
 def default_model(wanted: str, models: Mapping[str, ModelInfo]) -> ModelInfo | None:

@@ -35,7 +35,7 @@ def test_the_document_of_an_experiment_is_the_experiment_again():
     first = parsed(
         rates_of="largest",
         server={"threads": 2, "profile_seconds": 5},
-        load={"processes": 2, "timeout_ms": 900},
+        load={"processes": 2, "timeout_ms": 900, "pixels": True},
         peers=[{"name": "litserve", "options": {"max_batch": 4}}],
     )
 

@@ -32,7 +32,7 @@ def run_of(noise, loading=0.0, seed=0):
 
 
 def test_a_law_without_noise_is_found_exactly():
-    found = learn(BASE, *run_of(lambda _: 1.0))
+    found = learn(BASE, [run_of(lambda _: 1.0)])
 
     assert (found.fixed, found.factor) == pytest.approx((FIXED, FACTOR))
     assert max(abs(d) for _, seen in found.scatter.strata for d in seen) < 1e-9
@@ -40,7 +40,7 @@ def test_a_law_without_noise_is_found_exactly():
 
 
 def test_a_noisy_law_is_found_about_and_its_scatter_kept():
-    found = learn(BASE, *run_of(lambda rng: rng.lognormal(0.0, 0.2)))
+    found = learn(BASE, [run_of(lambda rng: rng.lognormal(0.0, 0.2))])
 
     for subnet, size in (("small", 1), ("large", 4)):
         modelled = found.true_profile(BASE).latency(subnet, size)
@@ -50,7 +50,7 @@ def test_a_noisy_law_is_found_about_and_its_scatter_kept():
 
 
 def test_loading_is_kept_apart_from_serving():
-    found = learn(BASE, *run_of(lambda _: 1.0, loading=0.05))
+    found = learn(BASE, [run_of(lambda _: 1.0, loading=0.05)])
 
     assert (found.fixed, found.factor) == pytest.approx((FIXED, FACTOR))
     assert found.loading == pytest.approx({"small": 0.05, "large": 0.05})
@@ -61,15 +61,23 @@ def test_batches_that_never_came_back_teach_nothing():
     lost = ServedBatch(0.0, None, "w", "m", "small", 80.0, (0.0, 9.0), (0.0,), (1.0,))
     more = JournalEntries((*journal.batches, lost), ())
 
-    assert learn(BASE, more, records) == learn(BASE, journal, records)
+    assert learn(BASE, [(more, records)]) == learn(BASE, [(journal, records)])
 
 
 def test_nothing_served_is_an_error():
     with pytest.raises(ValueError, match="too few batches"):
-        learn(BASE, JournalEntries((), ()), [])
+        learn(BASE, [])
 
 
 def test_a_model_is_read_as_it_was_written():
-    found = learn(BASE, *run_of(lambda rng: rng.lognormal(0.0, 0.2)))
+    found = learn(BASE, [run_of(lambda rng: rng.lognormal(0.0, 0.2))])
 
     assert ServiceModel.read(found.document()) == found
+
+
+def test_two_runs_teach_what_their_batches_together_teach():
+    one, two = run_of(lambda _: 1.0), run_of(lambda _: 1.2, seed=1)
+    found = learn(BASE, [one, two])
+
+    assert found.batches == len(one[0].batches) + len(two[0].batches)
+    assert FACTOR < found.factor < 1.2 * FACTOR

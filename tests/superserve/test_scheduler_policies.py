@@ -1,5 +1,6 @@
 """Between the scheduler and its policies: what they see, when they are asked, how they fail."""
 
+import random
 from math import inf, nextafter
 
 import pytest
@@ -20,6 +21,8 @@ from tests.superserve.scheduling import (
     scheduler,
     wait,
 )
+
+QUICK = {("", "cpu"): Profile.from_table([("small", 70.0, {1: 0.01})])}
 
 
 class TestAdmission:
@@ -313,6 +316,21 @@ class TestAPolicyThatWaits:
         made = scheduler(lambda _profile: ForTwo())
         assert ids(made.arrive(query(0), 1.0)) == []
         assert ids(made.arrive(query(1), 2.0)) == [[0, 1]]
+
+    def test_may_wait_for_a_moment_that_rounds_to_none_on_the_servers_clock(self):
+        """With a reserve the policy's clock is ahead, and its numbers are larger."""
+
+        class AMoment:
+            def choose(self, view, now):
+                return Wait(nextafter(now, inf))
+
+        draw = random.Random(0)
+        for _ in range(300):
+            arrival = draw.uniform(0.25, 0.35)
+            asked = query(0, arrival + draw.uniform(0.2, 0.25), arrival=arrival)
+            made = scheduler(lambda _profile: AMoment(), reserve=0.35, profiles=QUICK)
+            (wake,) = only(Wake, made.arrive(asked, arrival))
+            assert arrival < wake.at < arrival + 1e-5
 
     def test_may_not_wait_for_the_past(self):
         made = scheduler(lambda _profile: Always(Wait(1.0)))

@@ -91,6 +91,34 @@ def test_the_pixels_reach_the_slot(size):
     assert np.array_equal(dispatcher.submissions[0].pixels, np.full((8, 8, 1), 200))
 
 
+def test_raw_pixels_reach_the_slot_as_they_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8)
+    dispatcher = FakeDispatcher()
+    url = "/v1/classify?format=pixels"
+    response = call(make_app(dispatcher), "POST", url, content=pixels.tobytes())
+
+    assert response.status_code == 200
+    assert np.array_equal(dispatcher.submissions[0].pixels, pixels)
+
+
+@pytest.mark.parametrize("size", [63, 65])
+def test_raw_pixels_of_another_size_are_refused_and_their_slot_is_free(size):
+    dispatcher = FakeDispatcher()
+    url = "/v1/classify?format=pixels"
+    response = call(make_app(dispatcher), "POST", url, content=bytes(size))
+
+    assert response.status_code == 400
+    assert not dispatcher.reserved
+    assert f"takes 8 x 8 x 1 bytes, row by row, not {size}" in response.json()["error"]
+
+
+def test_an_unknown_form_of_image_is_refused_with_those_that_there_are():
+    response = call(make_app(), "POST", "/v1/classify?format=tensor", content=png())
+
+    assert response.status_code == 400
+    assert "format must be one of file, pixels" in response.json()["error"]
+
+
 @pytest.mark.parametrize("size", [(8, 8), (300, 200)], ids=["on the loop", "in a thread"])
 def test_a_broken_image_gives_its_slot_back(size):
     dispatcher = FakeDispatcher()
