@@ -21,7 +21,7 @@ from loadtest.experiment.report import RESULTS as FIGURES
 from loadtest.traces import find_traces
 from supernets.data.digits_data import sample_images
 
-STUDY_NAMES = ("live-digits", "live-emulated", "live-peers")
+STUDY_NAMES = ("live-digits", "live-emulated", "live-fidelity", "live-peers")
 TRACES = "live-traces"
 FOLDER = Path("build") / "live"
 ROUNDED = 6  # significant digits of a committed figure

@@ -111,13 +111,15 @@ class _Runner:
         study = replace(self._experiment.study, profile=str(kept.path.relative_to(folder)))
         self._experiment = replace(self._experiment, study=study)
         # What batches really take: bounds from anything slower could be exceeded.
+        self._idle = kept.base
         self._truth = kept.service.true_profile(kept.base)
         for policy in study.policies:
             check_policy(policy, self._truth)
 
     def run(self) -> ExperimentResults:
         experiment, folder = self._experiment, self._folder
-        contest = Prepared(experiment.contest, self._truth)
+        # What was live does not depend on what was learnt about it.
+        contest = Prepared(experiment.contest, self._idle)
         study = Prepared(experiment.study, self._truth)
         facts = FactsStore(folder / FACTS)
         live = Store(folder / LIVE, contest, resume=True)
