@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from PIL import Image
 
 from benchmarks.common import RESULTS
 from benchmarks.study_runs import STUDIES, markdown
@@ -24,6 +25,7 @@ from supernets.data.digits_data import sample_images
 STUDY_NAMES = ("live-digits", "live-emulated", "live-fidelity", "live-peers")
 TRACES = "live-traces"
 FOLDER = Path("build") / "live"
+COLOURS = 48  # of a committed picture
 ROUNDED = 6  # significant digits of a committed figure
 
 Document = Mapping[str, Any]
@@ -95,11 +97,13 @@ def _table(document: Document, setting: tuple[str, int]) -> str:
 
 
 def copy_report(folder: Path, there: Path) -> None:
-    """The report in Markdown with its pictures."""
-    there.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "report.md", there)
+    """The report in Markdown with its pictures, in so few colours that a repository can hold them."""
     shutil.rmtree(there / PLOTS, ignore_errors=True)
-    shutil.copytree(folder / PLOTS, there / PLOTS)
+    (there / PLOTS).mkdir(parents=True)
+    shutil.copy(folder / "report.md", there)
+    for picture in (folder / PLOTS).glob("*.png"):
+        with Image.open(picture) as image:
+            image.convert("RGB").quantize(COLOURS).save(there / PLOTS / picture.name, optimize=True)
 
 
 def put(page: Path, tables: Mapping[str, str]) -> None:
