@@ -97,7 +97,7 @@ def _table(document: Document, setting: tuple[str, int]) -> str:
 
 
 def copy_report(folder: Path, there: Path) -> None:
-    """The report in Markdown with its pictures, in so few colours that a repository can hold them."""
+    """The report in Markdown with its pictures, in few colours: a repository keeps them long."""
     shutil.rmtree(there / PLOTS, ignore_errors=True)
     (there / PLOTS).mkdir(parents=True)
     shutil.copy(folder / "report.md", there)
