@@ -32,6 +32,6 @@ if __name__ == "__main__":
         superserve.serve(policy="__main__:HalfSlack", in_process=True) as server,
         server.client() as client,
     ):
-        for slo_ms in (200, 20):
+        for slo_ms in (500, 50):
             answer = client.classify(image, slo_ms=slo_ms)
             print(f"SLO {slo_ms} ms: {answer.label} with {answer.accuracy} %")
