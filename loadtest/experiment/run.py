@@ -29,6 +29,7 @@ from loadtest.experiment.throughput import Sustained, sustained_rates
 from loadtest.locusts.images import write_images
 from loadtest.records import Record
 from loadtest.workloads import make_arrivals, scaled
+from policies import load_policy
 from policies.types import Profile
 from superserve.config import DEFAULTS
 from superserve.errors import ConfigError
@@ -85,6 +86,11 @@ def run_experiment(
     Raises `ConfigError` for an experiment that cannot be run and for a server that does not start;
     then, and at Ctrl-C, what is finished stays, and ``resume`` goes on with it.
     """
+    for policy in experiment.study.policies:
+        try:
+            load_policy(policy.name, policy.options)
+        except ValueError as error:
+            raise ConfigError(f"policy {policy.label}: {error}") from error
     keep_design(folder, experiment_document(experiment), resume=resume)
     runner = _Runner(experiment, folder, payloads, show)
     return runner.run()
@@ -104,7 +110,11 @@ class _Runner:
         profiles = {kind: self._profile(experiment, kind) for kind in kinds}
         main = profiles.get("resident") or next(iter(profiles.values()))
         emulated = experiment.server.emulated
-        self._experiment = experiment.at_rates_of(base_table(main[1], emulated=emulated))
+        base = base_table(main[1], emulated=emulated)
+        # Before anything is run: a wrong option should not cost minutes.
+        for policy in experiment.study.policies:
+            check_policy(policy, base)
+        self._experiment = experiment.at_rates_of(base)
         self._images = self._labelled(payloads)
         self._kinds = {kind: self._learn(kind, *found) for kind, found in profiles.items()}
         kept = self._kinds.get("resident") or next(iter(self._kinds.values()))
@@ -113,8 +123,6 @@ class _Runner:
         # What batches really take: bounds from anything slower could be exceeded.
         self._idle = kept.base
         self._truth = kept.service.true_profile(kept.base)
-        for policy in study.policies:
-            check_policy(policy, self._truth)
 
     def run(self) -> ExperimentResults:
         experiment, folder = self._experiment, self._folder

@@ -106,10 +106,16 @@ def test_what_cannot_be_done_is_refused_before_any_load(options):
         run_demo(options, PAYLOADS, console()[0])
 
 
+def hear_interrupts():
+    """Also where whoever runs the tests ignores them, as shells do for what runs behind."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_the_load_and_the_server_and_shows_what_there_is(tmp_path):
     program = Path(__file__).with_name("demo_on_emulation.py")
     with subprocess.Popen([sys.executable, str(program), "600", str(tmp_path / "demo.png")],
-                          stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+                          stdout=subprocess.PIPE, text=True,
+                          preexec_fn=hear_interrupts) as process:  # noqa: PLW1509  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
             if "queries/s, accuracy" in line:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from shutil import copytree
 
 import pytest
 from typer.testing import CliRunner
@@ -113,17 +114,11 @@ def test_the_report_shows_both_sides_and_all_its_figures_lie_beside_it(finished)
 
 
 def test_a_run_that_stays_invalid_is_rejected_and_said_so(finished, tmp_path, monkeypatch):
-    _, results, _ = finished
-    late = (Record(0.1, 3.1, 0.2, "x", 80.0, lateness=2.0),)
-    monkeypatch.setitem(running.LEARNING_LOAD, "steps", [[1, 0.5], [1, 1.5]])
-    real = running.run_live
-
-    def run_live(contestant, sent, records, say):
-        if sent.seed == running.LEARNING_SEED:
-            return real(contestant, sent, records, say)
-        return LiveRun(late, None, ("sent late",), 3)
-
-    monkeypatch.setattr(running, "run_live", run_live)
+    folder, results, _ = finished
+    late = LiveRun((Record(0.1, 3.1, 0.2, "x", 80.0, lateness=2.0),), None, ("sent late",), 3)
+    for learnt in ("profiles", "learning"):
+        copytree(folder / learnt, tmp_path / "e" / learnt)
+    monkeypatch.setattr(running, "run_live", lambda *_: late)
     found = run_experiment(parse_experiment(DOCUMENT), tmp_path / "e")
 
     assert found.rejected == dict.fromkeys(results.live.runs, ("sent late",))
