@@ -56,7 +56,14 @@ def ladder(net: Supernet) -> list[Subnet]:
 
 
 def make_model(name: str, folder: Path, seed: int, **options: Any) -> Path:
-    """A checkpoint with random weights, statistics for its ladder, and a card beside it."""
+    """A checkpoint with random weights, statistics for its ladder, and a card beside it.
+
+    The one that is there already is kept: profiles and runs belong to its weights.
+    """
+    path = folder / f"{name}.safetensors"
+    if path.exists() and card_path(path).exists():
+        return path
+    torch.manual_seed(seed)
     net = create_supernet(name, pretrained=False, **options)
     randomise(net, seed)
     subnets = ladder(net)
@@ -65,7 +72,6 @@ def make_model(name: str, folder: Path, seed: int, **options: Any) -> Path:
     noise = torch.randn(NOISE, net.preprocessing.channels, side, side, generator=generator)
     calibrate(net, subnets, [noise])
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.safetensors"
     save(net, path)
     low, high = ASSUMED
     entries = tuple(
@@ -91,15 +97,19 @@ def experiment_on(device: str, checkpoint: Path, supernet: str) -> Experiment:
 
 
 def dry(found: Experiment) -> Experiment:
-    """Short, from one seed and one process: it shows that everything works."""
+    """Short, for two policies, from one seed and one process: it shows that everything works."""
     study = found.study
-    workloads = tuple(replace(each, spec={**each.spec, "seconds": 2.0}) for each in study.workloads)
+    workloads = tuple(
+        replace(each, spec={**each.spec, "seconds": 2.0}, slo=1.0) for each in study.workloads
+    )
     server = replace(found.server, profile_seconds=3.0)
     return replace(
         found,
         server=server,
-        load=replace(found.load, processes=0),
-        study=replace(study, workloads=workloads, seeds=study.seeds[:1]),
+        load=replace(found.load, processes=0, attempts=1),
+        study=replace(
+            study, workloads=workloads, seeds=study.seeds[:1], policies=study.policies[:2]
+        ),
         throughput=False,
     )
 
