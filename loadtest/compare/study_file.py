@@ -36,14 +36,19 @@ Document = Mapping[str, Any]
 
 def read_study(path: Path) -> Study:
     """Files that it names are looked for beside it. Raises `ConfigError` for what is wrong."""
+    return parse_study(read_document(path, "study"), path.parent)
+
+
+def read_document(path: Path, what: str) -> dict[str, Any]:
+    """The settings in a file, TOML or JSON, named after it unless they have a name."""
     try:
         text = path.read_text()
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the study {path}: {error}") from error
+        raise ConfigError(f"cannot read the {what} {path}: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no table of settings")
-    return parse_study({"name": path.stem, **document}, path.parent)
+    return {"name": path.stem, **document}
 
 
 def quick_study() -> Study:

@@ -4,7 +4,6 @@ Policies and workloads are written as for `superserve compare`; what is live sta
 its own. Every complaint names the key, where it stands, and what fits.
 """
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -14,7 +13,7 @@ from typing import Any, get_args
 
 from loadtest.compare import flags
 from loadtest.compare.study import Study
-from loadtest.compare.study_file import document_of, parse_study
+from loadtest.compare.study_file import document_of, parse_study, read_document
 from loadtest.compare.table import Table
 from loadtest.experiment.design import (
     EMULATED,
@@ -45,14 +44,7 @@ Document = Mapping[str, Any]
 
 def read_experiment(path: Path) -> Experiment:
     """Files that it names are looked for beside it. Raises `ConfigError` for what is wrong."""
-    try:
-        text = path.read_text()
-        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the experiment {path}: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} holds no table of settings")
-    return parse_experiment({"name": path.stem, **document}, path.parent)
+    return parse_experiment(read_document(path, "experiment"), path.parent)
 
 
 def quick_experiment() -> Experiment:

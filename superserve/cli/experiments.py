@@ -7,6 +7,11 @@ import typer
 
 from superserve.cli.app import Checkpoint, app
 
+# What replaces a part of a study, simulated or live.
+Policies = Annotated[str, typer.Option(help="Others: name,name:option=value,module:Class.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="So many: 0, 1, 2, ...")]
+SloMs = Annotated[float | None, typer.Option(help="One SLO for all queries.")]
+
 
 @app.command(rich_help_panel="Experiments")
 def demo(
@@ -57,15 +62,13 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="The study that ships with SuperServe: a minute.")
     ] = False,
-    policies: Annotated[
-        str, typer.Option(help="Others: name,name:option=value,module:Class.")
-    ] = "",
+    policies: Policies = "",
     workload: Annotated[
         list[str] | None, typer.Option(help="Others: kind,key=value,...; may be repeated.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="So many: 0, 1, 2, ...")] = None,
+    seeds: Seeds = None,
     workers: Annotated[str, typer.Option(help="How many, or several: 4,8.")] = "",
-    slo_ms: Annotated[float | None, typer.Option(help="One SLO for all queries.")] = None,
+    slo_ms: SloMs = None,
     profile: Annotated[str, typer.Option(help='"paper", or a file of `superserve profile`.')] = "",
     bounds: Annotated[
         bool | None, typer.Option("--bounds/--no-bounds", help="What no policy can exceed.")
@@ -107,14 +110,12 @@ def experiment(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A folder. [default: experiment-NAME]")
     ] = None,
-    policies: Annotated[
-        str, typer.Option(help="Others: name,name:option=value,module:Class.")
-    ] = "",
+    policies: Policies = "",
     workload: Annotated[
         list[str] | None, typer.Option(help="Others: kind,key=value,...; may be repeated.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="So many: 0, 1, 2, ...")] = None,
-    slo_ms: Annotated[float | None, typer.Option(help="One SLO for all queries.")] = None,
+    seeds: Seeds = None,
+    slo_ms: SloMs = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
 ) -> None:
     """Run policies on a live server under Locust, then in simulation: one report of both."""
